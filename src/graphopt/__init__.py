@@ -1,0 +1,130 @@
+"""graphopt: an optimizing compiler for ONNX graphs.
+
+>>> import graphopt
+>>> small = graphopt.optimize("model.onnx")                     # doctest: +SKIP
+>>> report = graphopt.optimize_file("model.onnx", "model.opt.onnx")  # doctest: +SKIP
+
+The public names below load on first use: importing graphopt imports onnx and numpy, nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphopt.api import fuse as fuse
+    from graphopt.api import optimize as optimize
+    from graphopt.api import optimize_file as optimize_file
+    from graphopt.errors import ExternalDataError as ExternalDataError
+    from graphopt.errors import GraphoptError as GraphoptError
+    from graphopt.errors import ModelError as ModelError
+    from graphopt.errors import OutputError as OutputError
+    from graphopt.errors import PassError as PassError
+    from graphopt.errors import PipelineSyntaxError as PipelineSyntaxError
+    from graphopt.errors import RewriteCycle as RewriteCycle
+    from graphopt.errors import UnknownPassError as UnknownPassError
+    from graphopt.errors import VerificationError as VerificationError
+    from graphopt.ir import Model as Model
+    from graphopt.ir import load as load
+    from graphopt.ir import save as save
+    from graphopt.passes import Pass as Pass
+    from graphopt.pipeline import Pipeline as Pipeline
+    from graphopt.report import Report as Report
+    from graphopt.rewrite import RuleSet as RuleSet
+    from graphopt.rewrite import refuse as refuse
+    from graphopt.rewrite import rule as rule
+    from graphopt.verify import VerificationReport as VerificationReport
+    from graphopt.verify import verify as verify
+
+__version__ = "0.1.0"
+
+# Where each public name lives.
+_HOME = {
+    "ExternalDataError": "errors",
+    "GraphoptError": "errors",
+    "Model": "ir",
+    "ModelError": "errors",
+    "OutputError": "errors",
+    "Pass": "passes",
+    "PassError": "errors",
+    "Pipeline": "pipeline",
+    "PipelineSyntaxError": "errors",
+    "Report": "report",
+    "RewriteCycle": "errors",
+    "RuleSet": "rewrite",
+    "UnknownPassError": "errors",
+    "VerificationError": "errors",
+    "VerificationReport": "verify",
+    "fuse": "api",
+    "load": "ir",
+    "optimize": "api",
+    "optimize_file": "api",
+    "refuse": "rewrite",
+    "rule": "rewrite",
+    "save": "ir",
+    "verify": "verify",
+}
+__all__ = [
+    "ExternalDataError",
+    "GraphoptError",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "Pass",
+    "PassError",
+    "Pipeline",
+    "PipelineSyntaxError",
+    "Report",
+    "RewriteCycle",
+    "RuleSet",
+    "UnknownPassError",
+    "VerificationError",
+    "VerificationReport",
+    "__version__",
+    "fuse",
+    "load",
+    "optimize",
+    "optimize_file",
+    "refuse",
+    "rule",
+    "save",
+    "verify",
+]
+
+
+class _CallableModule(ModuleType):
+    """`graphopt.verify` is a package (``from graphopt.verify import Budget``) and its main function, too."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.verify(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """This package: makes `graphopt.verify` callable at the moment the import system binds it here."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "verify" and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{home}")
+    if name == home:
+        return module
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

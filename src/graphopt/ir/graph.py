@@ -1,0 +1,397 @@
+"""A scope: the main graph, a body of If/Loop/Scan, or the body of a model-local function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper
+
+from graphopt.errors import ModelError
+from graphopt.ir import schema
+from graphopt.ir.node import Node, Value, release
+from graphopt.ir.tensor import NDArray, Tensor, fill
+
+if TYPE_CHECKING:
+    from graphopt.ir.model import Model
+
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
+class Graph:
+    """Nodes in file order, and the values of one scope.
+
+    inputs, outputs: the interface, in order. An initializer that is also an input is an input with a default (and not
+    constant), except before IR version 4, where every initializer is listed as an input and is constant.
+    initializers: by name. parent, owner: the enclosing scope and the node that holds this body.
+    """
+
+    def __init__(
+        self,
+        proto: GraphProto | FunctionProto,
+        model: Model,
+        parent: Graph | None = None,
+        owner: Node | None = None,
+    ):
+        self.proto, self.model, self.parent, self.owner = proto, model, parent, owner
+        self.in_function: bool = isinstance(proto, FunctionProto) or (parent is not None and parent.in_function)
+        self.values: dict[str, Value] = {}
+        self.initializers: dict[str, Value] = {}
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self._removed_initializers = False
+        self._opsets: dict[str, int] | None = None
+        self._count = 0
+        self._root = Node(NodeProto(), self)
+        self._read_definitions()
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _read_definitions(self) -> None:
+        """Everything that defines a value; `connect` follows, once the enclosing scope knows its own."""
+        proto = self.proto
+        if isinstance(proto, FunctionProto):
+            self.inputs = [self._define(name) for name in proto.input]
+            for value in self.inputs:
+                value.is_input = True
+        else:
+            self._read_interface(proto)
+        add_names = self.model.value_names.update
+        for node_proto in proto.node:
+            node = Node(node_proto, self)
+            for index, name in enumerate(node_proto.output):
+                value = Value(name, self, node, index)
+                if name:
+                    if name in self.values:
+                        raise ModelError(
+                            f"value {name!r} has two definitions, the second by {node!r}; the model is not valid ONNX"
+                        )
+                    self.values[name] = value
+                node.outputs.append(value)
+            self._link(node, self._root.prev)
+        add_names(self.values)
+
+    def _read_interface(self, proto: GraphProto) -> None:
+        constant_inputs = self.parent is None and self.model.ir_version < 4
+        stored = {t.name for t in proto.initializer} if constant_inputs else ()
+        for info in proto.input:
+            value = self._define(info.name)
+            value.set_type(info.type)
+            if info.name in stored:
+                continue
+            value.is_input = True
+            self.inputs.append(value)
+        for tensor in proto.initializer:
+            self._add_initializer(tensor.name, tensor)
+        for sparse in proto.sparse_initializer:  # kept as they are: readers see a value that is not constant
+            self._define(sparse.values.name)
+
+    def _add_initializer(self, name: str, tensor: TensorProto) -> Value:
+        if name in self.initializers:
+            raise ModelError(f"initializer {name!r} is there twice; the model is not valid ONNX")
+        value = self.values.get(name) or self._define(name)
+        value.tensor = Tensor(tensor, self.model.store)
+        self.initializers[name] = value
+        return value
+
+    def _define(self, name: str) -> Value:
+        if name in self.values:
+            raise ModelError(f"value {name!r} has two definitions; the model is not valid ONNX")
+        value = self.values[name] = Value(name, self)
+        return value
+
+    def connect(self) -> list[Graph]:
+        """Resolves what nodes read and what the graph returns; returns the bodies found, to be connected next."""
+        values, bodies = self.values, []
+        for node in self:
+            inputs = node.inputs
+            for name in node.proto.input:
+                value = None
+                if name:
+                    value = values.get(name) or self.lookup(name, node)
+                    users = value.users
+                    users[node] = users.get(node, 0) + 1
+                inputs.append(value)
+            if node.op in schema.CONTROL_FLOW or node.domain:
+                for attribute in node.proto.attribute:
+                    if attribute.type in _GRAPHS:
+                        for body in attribute.graphs or [attribute.g]:
+                            node.subgraphs.append(Graph(body, self.model, self, node))
+                bodies += node.subgraphs
+        for out in self.proto.output:
+            name = out if isinstance(out, str) else out.name
+            value = self.lookup(name, None)
+            value.outs += 1
+            self.outputs.append(value)
+        return bodies
+
+    def lookup(self, name: str, reader: Node | None) -> Value:
+        """The value of this name as seen from this scope. Raises ModelError when nothing defines it."""
+        scope: Graph | None = self
+        while scope is not None:
+            value = scope.values.get(name)
+            if value is not None:
+                return value
+            scope = scope.parent
+        who = f"{reader!r} reads" if reader is not None else f"graph {self.name!r} returns"
+        raise ModelError(f"{who} {name!r}, which nothing defines; the model is not valid ONNX")
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.proto.name
+
+    @property
+    def version(self) -> int:
+        """Grows with every change anywhere in the model."""
+        return len(self.model.journal)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes, in order, as a list of its own."""
+        return list(self)
+
+    def __iter__(self) -> Iterator[Node]:
+        node = self._root.next
+        while node is not self._root:
+            following = node.next  # so that the current node may be erased
+            yield node
+            node = following if following.alive else self._skip(following)
+
+    def _skip(self, node: Node) -> Node:
+        while not node.alive:  # erased nodes keep pointing on
+            node = node.next
+        return node
+
+    def __len__(self) -> int:
+        return self._count
+
+    def opset(self, domain: str = "") -> int:
+        """The version of a domain that is imported here; 1 where it is not imported (a custom domain)."""
+        if self._opsets is None:
+            scope = self
+            while scope.parent is not None:
+                scope = scope.parent
+            if isinstance(scope.proto, FunctionProto):
+                self._opsets = {schema.canonical(o.domain): o.version for o in scope.proto.opset_import}
+            else:
+                self._opsets = self.model.opsets
+        return self._opsets.get(domain, 1)
+
+    def edits_since(self, version: int) -> Iterable[Node]:
+        """The living nodes of this model that were made or changed since."""
+        return [node for node in dict.fromkeys(self.model.journal[version:]) if node.alive]
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def touch(self, node: Node) -> None:
+        """Puts a change on record: the node's proto is written back at commit."""
+        node.dirty = True
+        self.model.journal.append(node)
+
+    def insert(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        *,
+        before: Node | None = None,
+        domain: str = "",
+        n_out: int = 1,
+        name: str | None = None,
+        out: str | None = None,
+        **attrs: Any,
+    ) -> Node:
+        """Makes a node as `helper.make_node` would, in front of `before` (or at the end).
+
+        Attributes that are None are left out. `out` is a hint for the output's name.
+        """
+        proto = self.proto.node.add()  # born in the graph's own arena: commit copies nothing
+        proto.op_type = op
+        if domain:
+            proto.domain = domain
+        for key in sorted(attrs):
+            if attrs[key] is not None:
+                proto.attribute.append(helper.make_attribute(key, attrs[key]))
+        node = Node(proto, self)
+        stem = out or op
+        node.name = proto.name = self.model.fresh_node_name(name or stem)
+        for index in range(n_out):
+            value = Value(self.model.fresh(stem if index == 0 else f"{stem}_{index}"), self, node, index)
+            self.values[value.name] = value
+            node.outputs.append(value)
+        node.inputs = [None] * len(inputs)
+        for index, item in enumerate(inputs):
+            if item is not None:
+                node.set_input(index, item)
+        self.touch(node)
+        self._link(node, (before or self._root).prev)
+        return node
+
+    def constant(self, array: NDArray, hint: str = "const", dtype: int | None = None) -> Value:
+        """A new constant value: an initializer, or a Constant node inside a function. `dtype` is an onnx type, where
+        the array's own does not say it."""
+        array = np.asarray(array)
+        if self.in_function:
+            tensor = TensorProto()
+            fill(tensor, array, "", self.model.store, dtype)
+            return self.insert("Constant", [], before=self._root.next, out=hint, value=tensor).output
+        assert isinstance(self.proto, GraphProto)
+        name = self.model.fresh(hint)
+        proto = self.proto.initializer.add()
+        fill(proto, array, name, self.model.store, dtype)
+        return self._add_initializer(name, proto)
+
+    def adopt(self, tensor: TensorProto, hint: str) -> Value:
+        """A new initializer with a copy of this tensor, its payload shared."""
+        assert isinstance(self.proto, GraphProto)
+        proto = self.proto.initializer.add()
+        proto.CopyFrom(tensor)
+        proto.name = self.model.fresh(hint)
+        return self._add_initializer(proto.name, proto)
+
+    def freeze(self, value: Value, tensor: TensorProto) -> None:
+        """Turns what a node makes into an initializer with this content (copied, its payload shared): readers and
+        names stay. The node loses that output. Not inside functions, which have no initializers."""
+        node = value.producer
+        assert isinstance(self.proto, GraphProto) and node is not None
+        node.outputs[value.index] = Value("", self, node, value.index)
+        self.touch(node)
+        proto = self.proto.initializer.add()
+        proto.CopyFrom(tensor)
+        proto.name = value.name
+        value.producer, value.index = None, 0
+        self._add_initializer(value.name, proto)
+        self.model.journal.extend(value.users)
+
+    def erase(self, node: Node) -> None:
+        """Removes a node that nothing reads. Raises ValueError when something does."""
+        for value in node.outputs:
+            if value.users or value.outs:
+                raise ValueError(f"{node!r} is still in use")
+        pending = [node]
+        while pending:  # the nodes of its bodies let go of what they capture
+            item = pending.pop()
+            self.model.journal.append(item)
+            for value in item.inputs:
+                if value is not None:
+                    release(value, item)
+            item.inputs = []
+            item.alive = False
+            for body in item.subgraphs:
+                pending.extend(body)
+                for value in body.outputs:
+                    value.outs -= 1
+        for value in node.outputs:
+            if value.name:
+                del self.values[value.name]
+        node.prev.next, node.next.prev = node.next, node.prev
+        self._count -= 1
+        self.model.journal.append(node)
+
+    def erase_initializer(self, value: Value) -> None:
+        """Removes an initializer that nothing reads."""
+        if value.users or value.outs:
+            raise ValueError(f"{value!r} is still in use")
+        del self.initializers[value.name], self.values[value.name]
+        self._removed_initializers = True
+        self.model.journal.append(self._root)
+
+    def rename(self, value: Value, name: str) -> None:
+        """Gives a value another name, one that is free in this scope."""
+        if value.name:
+            del self.values[value.name]
+        if value.tensor is not None and self.initializers.pop(value.name, None) is not None:
+            self.initializers[name] = value
+            value.tensor.proto.name = name
+        value.name = name
+        self.values[name] = value
+        self.model.value_names.add(name)
+        for user in value.users:
+            user.graph.unshadow(value)
+            user.graph.touch(user)
+        if value.producer is not None:
+            self.touch(value.producer)
+
+    def replace(self, old: Value, new: Value) -> None:
+        """See `Value.replace_with`."""
+        if old is new:
+            return
+        fresh = new.graph is self and new.producer is not None and not new.outs and not old.is_input
+        takes_name = fresh and old.producer is not None and (old.outs > 0 or not new.users)
+        if new.type is None and old.type is not None:
+            new.set_type(old.type)
+        for user in list(old.users):
+            for index, value in enumerate(user.inputs):
+                if value is old:
+                    if takes_name:
+                        _rewire(user, index, old, new)
+                    else:
+                        user.set_input(index, new)
+        if takes_name:
+            self._swap_names(old, new)
+        if old.outs and old.producer is None:
+            pass  # an input or initializer that is returned as it is: its name is the interface
+        elif old.outs:
+            if not takes_name:
+                source = new
+                new = self.insert("Identity", [source]).output
+                new.set_type(source.type)
+                self._swap_names(old, new)
+            self.outputs = [new if value is old else value for value in self.outputs]
+            new.outs, old.outs = new.outs + old.outs, 0
+        self.model.journal.append(new.producer or self._root)
+
+    def _swap_names(self, old: Value, new: Value) -> None:
+        """`new`'s readers see a change of name only if it had any before."""
+        others = [user for user in new.users if new.name in user.proto.input]
+        old.name, new.name = new.name, old.name
+        self.values[old.name], self.values[new.name] = old, new
+        for node in (old.producer, new.producer, *others):
+            if node is not None:
+                node.graph.touch(node)
+        for user in new.users:
+            if user.graph is not self:
+                user.graph.unshadow(new)
+
+    def unshadow(self, outer: Value) -> None:
+        """Makes sure that `outer`'s name means `outer` in this scope: a local value of the same name is renamed."""
+        scope: Graph | None = self
+        while scope is not None and scope is not outer.graph:
+            local = scope.values.get(outer.name)
+            if local is not None:
+                scope.rename(local, self.model.fresh(outer.name))
+            scope = scope.parent
+
+    def toposort(self) -> None:
+        """Orders the nodes so that definitions come before uses; stable. Raises ModelError on a cycle."""
+        from graphopt.ir.order import sort
+
+        order = sort(self)
+        self.model.journal.append(self._root)
+        root = self._root
+        root.prev = root.next = root
+        self._count = 0
+        for node in order:
+            self._link(node, root.prev)
+
+    def ensure_sorted(self) -> None:
+        """Sorts only where some use comes before its definition."""
+        from graphopt.ir.order import is_sorted
+
+        if not is_sorted(self):
+            self.toposort()
+
+    def _link(self, node: Node, after: Node) -> None:
+        node.prev, node.next = after, after.next
+        after.next.prev = after.next = node
+        self._count += 1
+
+
+def _rewire(user: Node, index: int, old: Value, new: Value) -> None:
+    """Like `set_input`, for a reader whose proto stays right because `new` takes over the name of `old`."""
+    release(old, user)
+    new.users[user] = new.users.get(user, 0) + 1
+    user.inputs[index] = new
+    user.graph.model.journal.append(user)

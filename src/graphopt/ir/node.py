@@ -1,0 +1,274 @@
+"""Values and nodes: the def-use chains of a graph, over its NodeProtos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import AttributeProto, NodeProto, TypeProto, helper
+
+from graphopt.errors import ModelError
+from graphopt.ir import schema
+from graphopt.ir.tensor import NDArray, Store, Tensor
+
+if TYPE_CHECKING:
+    from graphopt.ir.graph import Graph
+
+Dim = int | str | None
+Shape = tuple[Dim, ...]
+_MISSING: Any = object()
+
+
+class Value:
+    """One tensor (or sequence, optional, map) of a graph; it has one definition.
+
+    name: unique in its scope. producer, index: the node that makes it and which of its outputs it is (None, 0 for graph
+    inputs and initializers). users: how many input slots of each node read it, nodes of nested bodies included.
+    type: what shape inference or the interface says, or None. tensor: its constant value, if it is an initializer.
+    """
+
+    __slots__ = ("_shape", "graph", "index", "is_input", "name", "outs", "producer", "tensor", "type", "users")
+
+    def __init__(self, name: str, graph: Graph, producer: Node | None = None, index: int = 0):
+        self.name, self.graph, self.producer, self.index = name, graph, producer, index
+        self.users: dict[Node, int] = {}
+        self.outs = 0  # how many graph outputs this is
+        self.is_input = False
+        self.type: TypeProto | None = None
+        self.tensor: Tensor | None = None
+        self._shape: Shape | None = None
+
+    def __repr__(self) -> str:
+        return f"<Value {self.name}>"
+
+    @property
+    def is_output(self) -> bool:
+        """Whether the graph returns it."""
+        return self.outs > 0
+
+    @property
+    def is_const(self) -> bool:
+        """An initializer or Constant that no caller can override."""
+        if self.tensor is not None:
+            return not self.is_input
+        node = self.producer
+        return node is not None and node.op == "Constant" and not node.domain and not node.has_references
+
+    @property
+    def shape(self) -> Shape | None:
+        """Dims: sizes, symbols, or None where nothing is known; None for an unknown rank."""
+        if self.tensor is not None and not self.is_input:
+            return self.tensor.shape
+        if self._shape is None and self.type is not None:
+            self._shape = _dims(self.type)
+        return self._shape
+
+    @property
+    def rank(self) -> int | None:
+        shape = self.shape
+        return None if shape is None else len(shape)
+
+    @property
+    def dtype(self) -> int | None:
+        """Element type as in `onnx.TensorProto.DataType`, or None where it is not known or no tensor."""
+        if self.tensor is not None:
+            return self.tensor.dtype
+        if self.type is not None and self.type.HasField("tensor_type"):
+            return self.type.tensor_type.elem_type or None
+        if self.producer is not None and self.is_const:
+            return int(helper.np_dtype_to_tensor_dtype(self.numpy().dtype))
+        return None
+
+    def set_type(self, type_proto: TypeProto | None) -> None:
+        """Records what is known of the type; the proto is kept, not copied."""
+        self.type, self._shape = type_proto, None
+
+    def numpy(self) -> NDArray:
+        """The constant's values, read-only. Raises ValueError when it is not constant."""
+        if self.tensor is not None and not self.is_input:
+            return self.tensor.numpy()
+        if not self.is_const:
+            raise ValueError(f"{self.name} is not constant")
+        assert self.producer is not None
+        return self.producer.constant_value()
+
+    def replace_with(self, new: Value) -> None:
+        """Every reader, nested ones included, and every graph output reads `new` instead.
+
+        Public names stay: where this is a graph output, `new` takes the name over, or an Identity is left. A new
+        node's value takes over the name in any case, so that readers need no change in their NodeProtos.
+        """
+        self.graph.replace(self, new)
+
+
+class Node:
+    """An operator call. Wraps its NodeProto, which stays untouched until the node changes.
+
+    inputs hold None for an optional input left out; outputs hold a Value with an empty name for one not wanted.
+    sources: names of the original nodes that it stands for; rule: what made it.
+    """
+
+    __slots__ = (
+        "_attributes",
+        "_values",
+        "alive",
+        "dirty",
+        "domain",
+        "graph",
+        "inputs",
+        "name",
+        "next",
+        "op",
+        "outputs",
+        "prev",
+        "proto",
+        "rule",
+        "sources",
+        "subgraphs",
+    )
+
+    def __init__(self, proto: NodeProto, graph: Graph):
+        self.proto, self.graph = proto, graph
+        self.op: str = proto.op_type
+        self.domain: str = schema.canonical(proto.domain)
+        self.name: str = proto.name
+        self.inputs: list[Value | None] = []
+        self.outputs: list[Value] = []
+        self.subgraphs: list[Graph] = []
+        self.dirty, self.alive = False, True
+        self.prev: Node = self
+        self.next: Node = self
+        self.sources: tuple[str, ...] = ()
+        self.rule = ""
+        self._attributes: dict[str, AttributeProto] | None = None
+        self._values: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<Node {self.op} {self.label}>"
+
+    @property
+    def label(self) -> str:
+        """A name to show people: the node's own, or its first output's."""
+        return self.name or next((v.name for v in self.outputs if v.name), self.op)
+
+    @property
+    def attributes(self) -> dict[str, AttributeProto]:
+        """The attributes given, by name, as protos."""
+        if self._attributes is None:
+            self._attributes = {a.name: a for a in self.proto.attribute}
+        return self._attributes
+
+    @property
+    def has_references(self) -> bool:
+        """Whether an attribute refers to the enclosing function's, so that its value is not known here."""
+        return self.graph.in_function and any(a.ref_attr_name for a in self.attributes.values())
+
+    def attr(self, name: str, default: Any = _MISSING) -> Any:
+        """An attribute's value: the one given, else `default`, else the schema's at this model's opset, else None."""
+        if name in self._values:
+            return self._values[name]
+        given = self.attributes.get(name)
+        if given is not None:
+            value = self._values[name] = schema.decode(given)
+            return value
+        if default is not _MISSING:
+            return default
+        return schema.default(self.op, self.domain, self.graph.opset(self.domain), name)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Sets an attribute, as `helper.make_attribute` would; None removes it."""
+        proto = self.proto
+        kept = [a for a in proto.attribute if a.name != name]
+        if len(kept) != len(proto.attribute):
+            proto.attribute.sort(key=lambda a: a.name == name)
+            del proto.attribute[len(kept) :]
+        if value is not None:
+            proto.attribute.append(helper.make_attribute(name, value))
+        self._attributes, self._values = None, {}
+        self.graph.touch(self)
+
+    def input(self, index: int) -> Value | None:
+        """The input in a slot, or None where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    @property
+    def output(self) -> Value:
+        """The first output."""
+        return self.outputs[0]
+
+    def set_input(self, index: int, new: Value | None) -> None:
+        """Makes a slot read another value."""
+        old = self.inputs[index]
+        if old is new:
+            return
+        if old is not None:
+            release(old, self)
+        if new is not None:
+            new.users[self] = new.users.get(self, 0) + 1
+            if new.graph is not self.graph:
+                self.graph.unshadow(new)
+        self.inputs[index] = new
+        self.graph.touch(self)
+
+    def constant_value(self) -> NDArray:
+        """The array that a Constant node makes (any of its value attributes)."""
+        if "\0array" not in self._values:  # no attribute can have this name
+            self._values["\0array"] = constant_array(self)
+        array: NDArray = self._values["\0array"]
+        return array
+
+
+def constant_array(node: Node) -> NDArray:
+    """The array of a Constant node, in the dtype that the operator's specification gives each attribute."""
+    for name, make in _CONSTANT.items():
+        if name in node.attributes:
+            array = make(node.attributes[name], node.graph.model.store)
+            array.flags.writeable = False
+            return array
+    raise ModelError(f"Constant node {node.label!r} has no value attribute")
+
+
+def _strings(items: Iterable[bytes]) -> NDArray:
+    return np.array(list(items), dtype=object)
+
+
+def _sparse(attribute: AttributeProto, store: Store) -> NDArray:
+    sparse = attribute.sparse_tensor
+    values, indices = Tensor(sparse.values, store).numpy(), Tensor(sparse.indices, store).numpy()
+    array = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 2:
+        array[tuple(indices.T)] = values
+    else:
+        array.reshape(-1)[indices] = values
+    return array
+
+
+_CONSTANT: dict[str, Callable[[AttributeProto, Store], NDArray]] = {
+    "value": lambda a, store: Tensor(a.t, store).numpy(),
+    "value_float": lambda a, _: np.array(a.f, np.float32),
+    "value_floats": lambda a, _: np.array(list(a.floats), np.float32),
+    "value_int": lambda a, _: np.array(a.i, np.int64),
+    "value_ints": lambda a, _: np.array(list(a.ints), np.int64),
+    "value_string": lambda a, _: _strings([a.s]).reshape(()),
+    "value_strings": lambda a, _: _strings(a.strings),
+    "sparse_value": _sparse,
+}
+
+
+def release(value: Value, node: Node) -> None:
+    """One input slot of `node` stops reading `value`."""
+    left = value.users[node] - 1
+    if left:
+        value.users[node] = left
+    else:
+        del value.users[node]
+
+
+def _dims(type_proto: TypeProto) -> Shape | None:
+    if not type_proto.HasField("tensor_type") or not type_proto.tensor_type.HasField("shape"):
+        return None
+    return tuple(
+        (d.dim_value if d.dim_value >= 0 else None) if d.HasField("dim_value") else d.dim_param or None
+        for d in type_proto.tensor_type.shape.dim
+    )

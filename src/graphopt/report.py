@@ -1,0 +1,219 @@
+"""What an optimization did, and what it left alone and why.
+
+A `Report` is plain data: it goes to JSON and back unchanged (`to_dict`, `to_json`, `from_dict`), its order follows the
+order of events (passes, rewrites) or the alphabet (refusals), so the same run gives the same text apart from seconds.
+
+>>> report = Report(model="net.onnx", pipeline="fuse", nodes_before=3, nodes_after=1)
+>>> report.rewrites.append(Rewrite(0, "fuse-conv-bn", "fuse", ("conv_0", "bn_0"), ("conv_0",), "main"))
+>>> report.refuse("fuse-conv-bn", "the Conv result is used elsewhere", "bn_7")
+>>> Report.from_dict(report.to_dict()) == report
+True
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from graphopt.verify import VerificationReport
+
+__all__ = ["PassReport", "Report", "Rewrite", "human_bytes", "json_text"]
+
+FORMAT = 1  # of the JSON; raised when a key changes its meaning
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """One pass of the pipeline: wall-clock seconds, number of rewrites, nodes in all scopes before and after."""
+
+    name: str
+    seconds: float = 0.0
+    rewrites: int = 0
+    nodes_before: int = 0
+    nodes_after: int = 0
+
+    @property
+    def changed(self) -> bool:
+        """Whether the pass did anything."""
+        return self.rewrites > 0 or self.nodes_before != self.nodes_after
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One rewrite: which rule of which pass replaced the nodes `matched` by the nodes `new` in the graph `graph`.
+
+    index: position in the whole run, from 0. Names are node names; an unnamed node goes by its first output.
+    """
+
+    index: int
+    rule: str
+    pass_name: str
+    matched: tuple[str, ...]
+    new: tuple[str, ...]
+    graph: str = ""
+
+
+@dataclass
+class Report:
+    """The record of one run.
+
+    model: its name (file name or graph name). target: "onnx", "onnxruntime" or "tensorrt". pipeline: parses back into
+    the pipeline that ran. refusals: rule -> reason -> names of the nodes it refused to touch. nodes_*: nodes in all
+    scopes. bytes_*: initializer bytes. seconds: wall clock of the whole, verification included.
+    """
+
+    model: str = ""
+    target: str = "onnx"
+    pipeline: str = ""
+    passes: list[PassReport] = field(default_factory=list)
+    rewrites: list[Rewrite] = field(default_factory=list)
+    refusals: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    nodes_before: int = 0
+    nodes_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    verification: VerificationReport | None = None
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def refuse(self, rule: str, reason: str, node: str) -> None:
+        """Record that `rule` left `node` alone because of `reason` (a node is listed once per reason)."""
+        # A dict would be the set to use, but JSON has lists: the last entry is the only one a retry can repeat cheaply.
+        names = self.refusals.setdefault(rule, {}).setdefault(reason, [])
+        if not names or names[-1] != node:
+            names.append(node)
+
+    def warn(self, message: str) -> None:
+        """Add a warning, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready dict: lists, dicts, str, int, float, None."""
+        data: dict[str, Any] = {
+            "format": FORMAT,
+            "model": self.model,
+            "target": self.target,
+            "pipeline": self.pipeline,
+            "nodes_before": self.nodes_before,
+            "nodes_after": self.nodes_after,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "seconds": self.seconds,
+            "passes": [asdict(p) for p in self.passes],
+            "rewrites": [{**vars(r), "matched": list(r.matched), "new": list(r.new)} for r in self.rewrites],
+            "refusals": {
+                rule: {reason: list(dict.fromkeys(nodes)) for reason, nodes in sorted(reasons.items())}
+                for rule, reasons in sorted(self.refusals.items())
+            },
+            "verification": None if self.verification is None else self.verification.to_dict(),
+            "warnings": list(self.warnings),
+        }
+        return data
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """`to_dict` as strict JSON text: NaN and infinity, which JSON has not, become strings."""
+        return json_text(self.to_dict(), indent)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` (or parsed `to_json`) came from. Raises KeyError or TypeError on other data."""
+        verification = data.get("verification")
+        if verification is not None:
+            from graphopt.verify import VerificationReport
+
+            verification = VerificationReport.from_dict(_numbers(verification))
+        return cls(
+            model=data["model"],
+            target=data["target"],
+            pipeline=data["pipeline"],
+            passes=[PassReport(**p) for p in data["passes"]],
+            rewrites=[
+                Rewrite(**{**r, "matched": tuple(r["matched"]), "new": tuple(r["new"])}) for r in data["rewrites"]
+            ],
+            refusals={rule: {why: list(nodes) for why, nodes in r.items()} for rule, r in data["refusals"].items()},
+            nodes_before=data["nodes_before"],
+            nodes_after=data["nodes_after"],
+            bytes_before=data["bytes_before"],
+            bytes_after=data["bytes_after"],
+            verification=verification,
+            warnings=list(data["warnings"]),
+            seconds=data["seconds"],
+        )
+
+    def table(self) -> RenderableType:
+        """A rich renderable: the passes that changed something, the sums, warnings. Needs `rich`."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold", show_footer=bool(self.passes))
+        changed = [p for p in self.passes if p.changed]
+        idle = [p for p in self.passes if not p.changed]
+        table.add_column("pass", footer="total" if idle == [] else f"total ({len(idle)} idle)", overflow="fold")
+        table.add_column("rewrites", justify="right", footer=str(sum(p.rewrites for p in self.passes)))
+        table.add_column("nodes", justify="right", footer=f"{self.nodes_before} → {self.nodes_after}")
+        table.add_column("time", justify="right", footer=f"{sum(p.seconds for p in self.passes):.2f} s")
+        for p in changed:
+            table.add_row(Text(p.name), str(p.rewrites), f"{p.nodes_before} → {p.nodes_after}", f"{p.seconds:.2f} s")
+        lines: list[Any] = [table] if self.passes else []
+        lines.append(Text(self.summary()))
+        lines += [Text(f"warning: {w}", style="yellow") for w in self.warnings]
+        return Group(*lines)
+
+    def summary(self) -> str:
+        """One line: nodes and weight bytes before and after.
+
+        >>> Report(nodes_before=4, nodes_after=3, bytes_before=2048, bytes_after=1024).summary()
+        'nodes 4 → 3, weights 2.0 KiB → 1.0 KiB'
+        """
+        weights = f"{human_bytes(self.bytes_before)} → {human_bytes(self.bytes_after)}"
+        return f"nodes {self.nodes_before} → {self.nodes_after}, weights {weights}"
+
+
+def json_text(data: Any, indent: int | None = 2) -> str:
+    """Strict JSON: NaN and infinity become the strings "nan", "inf" and "-inf".
+
+    >>> json_text({"max_abs": float("nan")}, None)
+    '{"max_abs": "nan"}'
+    """
+    return json.dumps(_finite(data), indent=indent, allow_nan=False)
+
+
+def human_bytes(count: int) -> str:
+    """Bytes as people read them, in powers of 1024.
+
+    >>> human_bytes(1536)
+    '1.5 KiB'
+    """
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def _finite(data: Any) -> Any:
+    """`data` with every non-finite float as a string ("nan", "inf"). A report is a few levels deep."""
+    if isinstance(data, float):
+        return data if data - data == 0 else str(data)
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, Iterable) and not isinstance(data, str):
+        return [_finite(value) for value in data]
+    return data
+
+
+def _numbers(data: Any, key: str = "") -> Any:
+    """Undoes `_finite` in a verification: "nan" and "inf" under the names of figures."""
+    if isinstance(data, str) and key in ("max_abs", "max_rel", "cosine", "sqnr_db"):
+        return float(data)
+    if isinstance(data, Mapping):
+        return {name: _numbers(value, name) for name, value in data.items()}
+    return [_numbers(value) for value in data] if isinstance(data, list) else data
