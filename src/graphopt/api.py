@@ -1,0 +1,197 @@
+"""The functions that most users need: optimize, optimize_file, fuse, explain."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from onnx import ModelProto
+
+from graphopt import ir
+from graphopt.errors import GraphoptError, OutputError
+from graphopt.finish import check, examine
+from graphopt.ir import Model
+from graphopt.pipeline import Pipeline
+from graphopt.report import Report
+from graphopt.rewrite import Context
+
+if TYPE_CHECKING:
+    from graphopt.verify import Budget
+
+Path = str | os.PathLike[str]
+Progress = Callable[[str, int, int], None]
+TARGETS = ("onnx", "onnxruntime", "tensorrt")
+VERIFY = ("off", "check", "numeric")
+
+
+@overload
+def optimize(
+    model: ModelProto | Path | Model, passes: Any = ..., *, with_report: Literal[False] = ..., **options: Any
+) -> ModelProto: ...
+@overload
+def optimize(
+    model: ModelProto | Path | Model, passes: Any = ..., *, with_report: Literal[True], **options: Any
+) -> tuple[ModelProto, Report]: ...
+def optimize(
+    model: ModelProto | Path | Model,
+    passes: Any = "default",
+    *,
+    target: str = "onnx",
+    verify: str = "numeric",
+    inputs: Any = None,
+    inplace: bool = False,
+    with_report: bool = False,
+    verify_budget: float | Budget | None = None,
+    progress: Progress | None = None,
+) -> ModelProto | tuple[ModelProto, Report]:
+    """Optimizes a model in memory.
+
+    model: a ModelProto (not changed), a path, or an IR Model. passes: names, passes, rules, pipelines, presets, or a
+    list of them ("default", "fuse", "cleanup"; `graphopt passes` lists all). target: "onnx" (any runtime),
+    "onnxruntime" (may use com.microsoft operators) or "tensorrt". verify: "numeric" compares with the original in ONNX
+    Runtime, "check" looks at validity and interface only, "off" at nothing. inputs: a feed dict or a list of them to
+    verify with, instead of made ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or a
+    `graphopt.verify.Budget`; what does not fit is in `report.verification.unchecked`. progress: called with (stage, done,
+    total).
+
+    Returns the optimized ModelProto; with `with_report`, a pair of it and the `Report`. Raises a GraphoptError:
+    ModelError (not valid ONNX), UnknownPassError, PipelineSyntaxError, RewriteCycle, OutputError (2 GiB or more: use
+    `optimize_file`), or VerificationError, when the result differs from the original (naming the rewrite that did it).
+
+    >>> from onnx import parser
+    >>> m = parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) '
+    ...                        '{ a = Identity(x)  y = Relu(a) }')
+    >>> [node.op_type for node in optimize(m).graph.node]
+    ['Relu']
+    """
+    began = time.perf_counter()
+    pipeline = _prepare(passes, target, verify)
+    source, folder = _source(model)
+    work = model if inplace and isinstance(model, Model) else source()
+    result, ctx = _run(work, pipeline, target, progress)
+    if inplace and isinstance(model, Model) and result is not model:
+        model.reload(result.commit())
+    if verify != "off":
+        check(source(), result)
+    proto = ir.to_proto(result)
+    report = ctx.close()
+    if verify == "numeric":
+        original = model if isinstance(model, ModelProto) or _is_path(model) else ir.to_proto(source())
+        examine(original, proto, report, _replayer(source, pipeline, target), inputs, verify_budget, folder, progress)
+    if inplace and isinstance(model, ModelProto):
+        model.CopyFrom(proto)
+        proto = model
+    report.seconds = time.perf_counter() - began
+    return (proto, report) if with_report else proto
+
+
+def optimize_file(
+    src: Path,
+    dst: Path,
+    passes: Any = "default",
+    *,
+    target: str = "onnx",
+    verify: str = "numeric",
+    inputs: Any = None,
+    verify_budget: float | Budget | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Optimizes a file of any size into another; weights stream from disk to disk.
+
+    src stays as it is. dst appears whole when everything is done and verified, or not at all; `<dst>.data` beside it
+    holds weights when the model has 2 GiB or more, or external data and another folder than src. The other arguments
+    and errors are those of `optimize`; OutputError also when dst is src or cannot be written.
+
+    >>> optimize_file("model.onnx", "model.opt.onnx")   # doctest: +SKIP
+    """
+    began = time.perf_counter()
+    pipeline = _prepare(passes, target, verify)
+    _refuse_overwriting(src, dst)
+    model = ir.load(src)
+    result, ctx = _run(model, pipeline, target, progress)
+    ctx.report.model = os.path.basename(os.fspath(src))
+    report = ctx.close()
+    if verify != "off":
+        check(ir.load(src), result)
+    if verify == "numeric":
+        replay = _replayer(lambda: ir.load(src), pipeline, target)
+        examine(src, result, report, replay, inputs, verify_budget, None, progress)
+    ir.save(result, dst)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def fuse(model: ModelProto | Path | Model, **options: Any) -> ModelProto | tuple[ModelProto, Report]:
+    """`optimize` with the preset "fuse": vertical fusion and the clean-up that it needs. Same options and errors."""
+    return optimize(model, "fuse", **options)
+
+
+def explain(model: ModelProto | Path | Model, passes: Any, *, target: str = "onnx") -> Report:
+    """Runs passes on a copy and returns what they did (`rewrites`) and what they refused, why (`refusals`)."""
+    pipeline = _prepare(passes, target, "off")
+    return _run(_source(model)[0](), pipeline, target, None)[1].close()
+
+
+def _prepare(passes: Any, target: str, verify: str) -> Pipeline:
+    if target not in TARGETS:
+        raise GraphoptError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
+    if verify not in VERIFY:
+        raise GraphoptError(f"unknown verify level {verify!r}; choose one of {', '.join(VERIFY)}")
+    return Pipeline.of(passes)
+
+
+def _is_path(model: Any) -> bool:
+    return isinstance(model, (str, os.PathLike))
+
+
+def _source(model: ModelProto | Path | Model) -> tuple[Callable[[], Model], str | None]:
+    """A function that gives the original as a fresh IR model, and the folder of its external data."""
+    if isinstance(model, ModelProto):
+        return lambda: ir.from_proto(model), None
+    if isinstance(model, Model):
+        copy = model.clone()
+        return copy.clone, model.store.folder
+    if _is_path(model):
+        return lambda: ir.load(model), None
+    raise GraphoptError(f"cannot optimize a {type(model).__name__}: give a ModelProto, a path or a graphopt Model")
+
+
+def _run(model: Model, pipeline: Pipeline, target: str, progress: Progress | None) -> tuple[Model, Context]:
+    report = Report(model=model.graph.name, target=target, pipeline=str(pipeline))
+    ctx = Context(target, report, progress=progress)
+    report.nodes_before, report.bytes_before = _size(model)
+    result = pipeline.run(model, ctx)
+    for graph in result.scopes():
+        graph.ensure_sorted()
+    report.nodes_after, report.bytes_after = _size(result)
+    return result, ctx
+
+
+def _size(model: Model) -> tuple[int, int]:
+    nodes = weights = 0
+    for graph in model.scopes():
+        nodes += len(graph)
+        weights += sum(v.tensor.nbytes for v in graph.initializers.values() if v.tensor is not None)
+    return nodes, weights
+
+
+def _replayer(source: Callable[[], Model], pipeline: Pipeline, target: str) -> Callable[[int], ModelProto]:
+    """The model after the first so many rewrites: the run is deterministic, so a limit gives a prefix of it."""
+
+    def replay(limit: int) -> ModelProto:
+        return ir.to_proto(pipeline.run(source(), Context(target, limit=limit)))
+
+    return replay
+
+
+def _refuse_overwriting(src: Path, dst: Path) -> None:
+    source, target = os.path.realpath(os.fspath(src)), os.path.realpath(os.fspath(dst))
+    if source == target:
+        raise OutputError(f"{os.fspath(dst)} is the input itself; choose another output file")
+    if os.path.isdir(target):
+        raise OutputError(f"{os.fspath(dst)} is a folder; name a file in it")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise OutputError(f"there is no folder {folder} to write {os.path.basename(target)} in; make it first")

@@ -1,0 +1,51 @@
+"""What a pass is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from graphopt.ir import Model
+from graphopt.rewrite import Context
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of passes: a frozen dataclass whose fields are its options.
+
+    Subclasses set `name` and define `run`, which changes the model in place through the IR, asks `ctx.allow()` before
+    each change and calls `ctx.record(...)` after it. See docs/writing-a-pass.md.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Widen(Pass):
+    ...     name = "widen"
+    ...     width: int = 4
+    ...     def run(self, model, ctx): ...
+    >>> str(Widen(width=8)), str(Widen())
+    ('widen{width=8}', 'widen')
+    """
+
+    name: ClassVar[str] = ""
+
+    def run(self, model: Model, ctx: Context) -> None:
+        """Changes the model in place."""
+        raise TypeError(f"{type(self).__name__} does not define run()")
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """Names and defaults of the options."""
+        return {f.name: f.default for f in fields(cls)}
+
+    def __str__(self) -> str:
+        given = [f"{k}={spell(getattr(self, k))}" for k, d in self.options().items() if getattr(self, k) != d]
+        return f"{self.name}{{{','.join(given)}}}" if given else self.name
+
+
+def spell(option: Any) -> str:
+    """An option's value as pipelines spell it."""
+    if isinstance(option, bool):
+        return "true" if option else "false"
+    if isinstance(option, str):
+        return option if option.isidentifier() else repr(option)
+    return repr(option)

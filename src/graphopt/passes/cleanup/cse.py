@@ -1,0 +1,62 @@
+"""Common subexpressions: y1 = f(x, a), y2 = f(x, a)   ==   y1 for both.
+
+Two nodes are the same when operator, attributes and each input slot are (a slot left out counts: Clip(x, "", c) is not
+Clip(x, c, "")), and the same outputs are wanted. Guards: not random or stateful operators, not nodes with bodies, not
+unknown domains; where both results are returned, both stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.ir import Graph, Model, Node, Value
+from graphopt.passes.base import Pass
+from graphopt.rewrite import Context
+from graphopt.rewrite.sweep import PURE_DOMAINS, is_opaque
+
+RANDOM = frozenset(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout".split()
+)  # Dropout draws in training mode; in inference it is removed anyway
+
+
+@dataclass(frozen=True)
+class CommonSubexpressions(Pass):
+    """Computes equal expressions once."""
+
+    name = "cse"
+
+    def run(self, model: Model, ctx: Context) -> None:
+        for graph in list(model.scopes()):
+            if not is_opaque(graph):
+                _merge(graph, ctx)
+
+
+def _merge(graph: Graph, ctx: Context) -> None:
+    seen: dict[Any, Node] = {}
+    for node in graph:
+        if node.subgraphs or node.op in RANDOM or node.domain not in PURE_DOMAINS or not node.outputs:
+            continue
+        first = seen.setdefault(_key(node), node)
+        if first is node:
+            continue
+        pairs = list(zip(node.outputs, first.outputs, strict=True))
+        if any(old.outs and new.outs for old, new in pairs) or not ctx.allow():
+            continue
+        label = node.label
+        for old, new in pairs:
+            if old.name:
+                old.replace_with(new)
+        graph.erase(node)
+        ctx.record("cse", [label], [first.label], graph)
+
+
+def _key(node: Node) -> Any:
+    proto = node.proto.attribute
+    attributes: Any = ()
+    if len(proto) == 1:
+        attributes = proto[0].SerializeToString(deterministic=True)
+    elif proto:
+        attributes = tuple(sorted(a.SerializeToString(deterministic=True) for a in proto))
+    inputs: list[Value | None] = node.inputs
+    return node.domain, node.op, attributes, tuple(inputs), tuple(bool(v.name) for v in node.outputs)

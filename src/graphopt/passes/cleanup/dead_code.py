@@ -1,0 +1,72 @@
+"""Removes nodes, initializers and functions that nothing reads.
+
+Guards: graph inputs stay, used or not (they are the interface), with their defaults; nodes of unknown domains stay
+(they may do more than compute); bodies of operators that are not standard stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import FunctionProto
+
+from graphopt.ir import Graph, Model
+from graphopt.passes.base import Pass
+from graphopt.rewrite import Context
+from graphopt.rewrite.sweep import is_dead, is_opaque, sweep
+
+
+@dataclass(frozen=True)
+class DeadCode(Pass):
+    """Removes nodes, initializers and functions that nothing reads."""
+
+    name = "dead-code"
+
+    def run(self, model: Model, ctx: Context) -> None:
+        for graph in reversed(list(model.scopes())):
+            if not is_opaque(graph):
+                _nodes(graph, ctx)
+                _initializers(graph, ctx)
+        _functions(model, ctx)
+
+
+def _nodes(graph: Graph, ctx: Context) -> None:
+    for node in reversed(graph.nodes):
+        if is_dead(node) and ctx.allow():
+            label = node.label
+            sweep(node)
+            ctx.record("dead-code", [label], [], graph)
+
+
+def _initializers(graph: Graph, ctx: Context) -> None:
+    for value in list(graph.initializers.values()):
+        if not (value.users or value.outs or value.is_input) and ctx.allow():
+            graph.erase_initializer(value)
+            ctx.record("dead-code", [value.name], [], graph)
+
+
+def _functions(model: Model, ctx: Context) -> None:
+    """A function is in use if a node anywhere calls it by domain and name (overloads are kept together)."""
+    called = {(node.domain, node.op) for graph in model.scopes(functions=False) for node in graph}
+    waiting = dict(model.functions)
+    reached = True
+    while reached:
+        reached = False
+        for key, graph in list(waiting.items()):
+            if key[:2] in called:
+                del waiting[key]
+                called |= {(node.domain, node.op) for scope in _within(graph) for node in scope}
+                reached = True
+    for key, graph in waiting.items():
+        if ctx.allow():
+            assert isinstance(graph.proto, FunctionProto)
+            model.erase_function(key)
+            ctx.record("dead-code", [key[1]], [], graph)
+
+
+def _within(graph: Graph) -> list[Graph]:
+    found = [graph]
+    for scope in found:  # grows while it is walked
+        for node in scope:
+            found += node.subgraphs
+    return found
