@@ -1,0 +1,1 @@
+"""Tests of the built-in passes; they mirror src/graphopt/passes."""
