@@ -71,15 +71,15 @@ class UnknownPassError(GraphoptError):
 class PipelineSyntaxError(GraphoptError):
     """A pipeline string such as ``"fold-constants,fuse-conv-bn{width=8}"`` does not parse, or an option is not known.
 
-    text: the whole string. position: 0-based offset of the trouble, or None when it is not at one place.
+    The message names both. text: the whole string. position: 0-based offset of the trouble, or None when it is not at
+    one place.
     """
 
     def __init__(self, message: str, text: str = "", position: int | None = None) -> None:
         self.message = message
         self.text = text
         self.position = position
-        where = "" if position is None else f" at column {position + 1}"
-        super().__init__(f"{message}{where} in pipeline {text!r}" if text else message)
+        super().__init__(message)
 
     def __reduce__(self) -> tuple[type[PipelineSyntaxError], tuple[str, str, int | None]]:
         return (type(self), (self.message, self.text, self.position))

@@ -13,6 +13,7 @@ True
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PassReport", "Report", "Rewrite", "human_bytes", "json_text"]
 
+_RULES = 12  # rules named in the table
 FORMAT = 1  # of the JSON; raised when a key changes its meaning
 
 
@@ -82,10 +84,9 @@ class Report:
     seconds: float = 0.0
 
     def refuse(self, rule: str, reason: str, node: str) -> None:
-        """Record that `rule` left `node` alone because of `reason` (a node is listed once per reason)."""
-        # A dict would be the set to use, but JSON has lists: the last entry is the only one a retry can repeat cheaply.
+        """Record that `rule` left `node` alone because of `reason` (`to_dict` lists a node once per reason)."""
         names = self.refusals.setdefault(rule, {}).setdefault(reason, [])
-        if not names or names[-1] != node:
+        if not names or names[-1] != node:  # repeats in a row; others go in to_dict, not to scan the list each time
             names.append(node)
 
     def warn(self, message: str) -> None:
@@ -147,24 +148,34 @@ class Report:
         )
 
     def table(self) -> RenderableType:
-        """A rich renderable: the passes that changed something, the sums, warnings. Needs `rich`."""
+        """A rich renderable: the passes that changed something, their sums, and `summary`. Needs `rich`."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold", show_footer=bool(self.passes))
-        changed = [p for p in self.passes if p.changed]
-        idle = [p for p in self.passes if not p.changed]
-        table.add_column("pass", footer="total" if idle == [] else f"total ({len(idle)} idle)", overflow="fold")
+        groups: dict[str, list[PassReport]] = {}  # a pass may run several times
+        for entry in self.passes:
+            groups.setdefault(entry.name, []).append(entry)
+        idle = sum(not any(run.changed for run in runs) for runs in groups.values())
+        table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=bool(groups))
+        more = "more " if idle < len(groups) else ""
+        table.add_column("pass", footer=f"total ({idle} {more}found nothing)" if idle else "total", overflow="fold")
+        table.add_column("runs", justify="right")
         table.add_column("rewrites", justify="right", footer=str(sum(p.rewrites for p in self.passes)))
-        table.add_column("nodes", justify="right", footer=f"{self.nodes_before} → {self.nodes_after}")
+        table.add_column("nodes", justify="right", footer=_change(self.nodes_after - self.nodes_before))
         table.add_column("time", justify="right", footer=f"{sum(p.seconds for p in self.passes):.2f} s")
-        for p in changed:
-            table.add_row(Text(p.name), str(p.rewrites), f"{p.nodes_before} → {p.nodes_after}", f"{p.seconds:.2f} s")
+        for name, runs in groups.items():
+            if any(run.changed for run in runs):
+                delta = sum(run.nodes_after - run.nodes_before for run in runs)
+                figures = (str(len(runs)), str(sum(run.rewrites for run in runs)), _change(delta))
+                table.add_row(Text(name), *figures, f"{sum(run.seconds for run in runs):.2f} s")
         lines: list[Any] = [table] if self.passes else []
-        lines.append(Text(self.summary()))
-        lines += [Text(f"warning: {w}", style="yellow") for w in self.warnings]
-        return Group(*lines)
+        rules = Counter(r.rule for r in self.rewrites if r.rule not in groups)
+        if rules:
+            counts = [f"{name} {n}" for name, n in sorted(rules.items(), key=lambda item: (-item[1], item[0]))]
+            rest = f", and {len(counts) - _RULES} more" if len(counts) > _RULES else ""
+            lines.append(Text(f"by rule: {', '.join(counts[:_RULES])}{rest}", style="dim"))
+        return Group(*lines, Text(self.summary()))
 
     def summary(self) -> str:
         """One line: nodes and weight bytes before and after.
@@ -197,6 +208,10 @@ def human_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def _change(count: int) -> str:
+    return f"{count:+d}" if count else ""
 
 
 def _finite(data: Any) -> Any:

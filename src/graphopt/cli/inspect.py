@@ -1,0 +1,153 @@
+"""``graphopt inspect``: what is in a model, what it costs, and what stands in the way of optimizing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg
+from graphopt.errors import GraphoptError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SHOWN = 20  # inputs, and outputs, listed; --json has all
+DimOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim", "-d", metavar="NAME=SIZE", show_default=False,
+        help="Size of a dynamic dimension for the FLOPs; 1 where none is given. Repeatable.",
+    ),
+]  # fmt: skip
+
+
+def inspect(model: ModelArg, dim: DimOpt = None, json: JsonOpt = False, debug: DebugOpt = False) -> int:
+    """Show operators, FLOPs, interface, and what blocks optimization.
+
+    A multiply and an add count one FLOP each. Dynamic dimensions count as 1 unless --dim says otherwise.
+
+    \b
+    Examples:
+      graphopt inspect model.onnx
+      graphopt inspect model.onnx --dim batch=8 --dim sequence=128
+      graphopt inspect model.onnx --json | jq .flops
+    """
+    from graphopt.cli._survey import survey
+    from graphopt.cli._ui import show, show_json
+
+    facts = survey(model, _bindings(dim))
+    if json:
+        show_json(facts)
+    else:
+        show(*_page(facts))
+    return 0
+
+
+def _bindings(dims: list[str] | None) -> dict[str, int]:
+    bindings = {}
+    for text in dims or ():
+        name, _, size = text.rpartition("=")
+        if not name or not size.isdecimal():
+            raise GraphoptError(f"--dim {text!r} is not NAME=SIZE, as in --dim batch=8")
+        bindings[name] = int(size)
+    return bindings
+
+
+def _page(facts: dict[str, Any]) -> list[RenderableType]:
+    from rich.text import Text
+
+    from graphopt.report import human_bytes
+
+    used = {row["domain"] for row in facts["operators"]}
+    opsets = [f"{domain or 'ai.onnx'} {version}" for domain, version in facts["opsets"].items() if domain in used]
+    idle = len(facts["opsets"]) - len(opsets)
+    origin = [f"IR {facts['ir_version']}", *opsets, *([f"{idle} unused imports"] if idle else []), facts["producer"]]
+    title = Text(facts["model"], style="bold")
+    title.append(f"  {' · '.join(part for part in origin if part)}", style="not bold")
+    bound = ", ".join(f"{name}={size}" for name, size in facts["dims"].items())
+    least = "at least " if facts["uncounted"] else ""
+    flops = f"{least}{human(facts['flops'] or 0)} FLOPs" + (f" at {bound}" if bound else "")
+    if not facts["flops"] and facts["uncounted"]:
+        flops = "FLOPs unknown"
+    if not facts["dims_fit"]:
+        flops = f"FLOPs unknown: its operators need other sizes than {bound or '1'}; use --dim"
+    weights = f"{human(facts['parameters'])} parameters in {human_bytes(facts['initializer_bytes'])}"
+    parts: list[RenderableType] = [title, Text(f"{facts['nodes']} nodes · {weights} · {flops}"), Text("")]
+    parts += [_interface(facts), Text(""), _operators(facts["operators"], facts["flops"])]
+    if facts["uncounted"] and facts["dims_fit"]:
+        parts.append(Text("\nnot in the FLOPs: " + _counts(facts["uncounted"]), style="dim"))
+    parts.append(Text("\nwhat blocks optimization", style="bold"))
+    parts += [_blocker(item) for item in facts["blockers"]] or [Text("  nothing found", style="green")]
+    return parts
+
+
+def _interface(facts: dict[str, Any]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    for kind in ("inputs", "outputs"):
+        label = kind
+        values = [value for value in facts[kind] if not value.get("has_default")]
+        for value in values[:SHOWN]:
+            shape = Text(value["shape"])
+            shape.highlight_words(facts["dims"], style="cyan")
+            table.add_row(Text(label, style="bold"), Text(value["name"]), Text(value["type"]), shape)
+            label = ""
+        if len(values) > SHOWN:
+            table.add_row("", f"and {len(values) - SHOWN} more")
+        if len(values) < len(facts[kind]):
+            table.add_row(Text(label, style="bold"), f"and {len(facts[kind]) - len(values)} with a default")
+    return table
+
+
+def _operators(rows: list[dict[str, Any]], total: int | None) -> RenderableType:
+    from rich.table import Table
+
+    from graphopt.report import human_bytes
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("operator", overflow="fold")
+    for name in ("nodes", "FLOPs", "share", "parameters", "bytes"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        name = f"{row['domain']}::{row['op']}" if row["domain"] else row["op"]
+        share = f"{100 * row['flops'] / total:.1f} %" if total and row["flops"] else ""
+        flops = human(row["flops"]) if row["flops"] else ""
+        weights = (human(row["parameters"]), human_bytes(row["parameter_bytes"])) if row["parameters"] else ("", "")
+        table.add_row(name, str(row["nodes"]), flops, share, *weights)
+    return table
+
+
+def _blocker(item: dict[str, Any]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Text(item["what"], style="yellow")
+    line.append(f" {item['so']}", style="not bold default")
+    if item["examples"]:
+        line.append(f"\n{', '.join(item['examples'])}", style="dim")
+    table = Table.grid()
+    table.add_row(Text("  - "), line)
+    return table
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{op} x{count}" if count > 1 else op for op, count in counts.items())
+
+
+def human(count: int) -> str:
+    """A count as people read it, in powers of 1000.
+
+    >>> human(999), human(1_234_567)
+    ('999', '1.23 M')
+    """
+    size = float(count)
+    for unit in ("", " K", " M", " G", " T"):
+        if size < 999.5 or unit == " T":
+            break
+        size /= 1000
+    return f"{size:.3g}{unit}" if unit else str(count)
