@@ -20,6 +20,13 @@ RANDOM = frozenset(
 )  # Dropout draws in training mode; in inference it is removed anyway
 
 
+def is_random(node: Node) -> bool:
+    """Whether two calls of the operator may give different results."""
+    if node.domain:
+        return any(word in node.op for word in ("Dropout", "Random", "Sampl", "Search"))
+    return node.op in RANDOM
+
+
 @dataclass(frozen=True)
 class CommonSubexpressions(Pass):
     """Computes equal expressions once."""
@@ -35,7 +42,7 @@ class CommonSubexpressions(Pass):
 def _merge(graph: Graph, ctx: Context) -> None:
     seen: dict[Any, Node] = {}
     for node in graph:
-        if node.subgraphs or node.op in RANDOM or node.domain not in PURE_DOMAINS or not node.outputs:
+        if node.subgraphs or not node.outputs or node.domain not in PURE_DOMAINS or is_random(node):
             continue
         first = seen.setdefault(_key(node), node)
         if first is node:

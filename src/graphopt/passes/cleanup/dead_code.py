@@ -1,6 +1,7 @@
 """Removes nodes, initializers and functions that nothing reads.
 
-Guards: graph inputs stay, used or not (they are the interface), with their defaults; nodes of unknown domains stay
+Guards: graph inputs stay, used or not (they are the interface), with their defaults; so do tensors that quantization
+annotations name; nodes of unknown domains stay
 (they may do more than compute); bodies of operators that are not standard stay as they are.
 """
 
@@ -39,10 +40,17 @@ def _nodes(graph: Graph, ctx: Context) -> None:
 
 
 def _initializers(graph: Graph, ctx: Context) -> None:
+    annotated = _annotated(graph)
     for value in list(graph.initializers.values()):
-        if not (value.users or value.outs or value.is_input) and ctx.allow():
+        if not (value.users or value.outs or value.is_input or value.name in annotated) and ctx.allow():
             graph.erase_initializer(value)
             ctx.record("dead-code", [value.name], [], graph)
+
+
+def _annotated(graph: Graph) -> set[str]:
+    """The tensors (scales, zero points) that quantization annotations name."""
+    notes = () if isinstance(graph.proto, FunctionProto) else graph.proto.quantization_annotation
+    return {entry.value for note in notes for entry in note.quant_parameter_tensor_names}
 
 
 def _functions(model: Model, ctx: Context) -> None:

@@ -56,7 +56,7 @@ class FoldConstants(Pass):
             ensure_types(model, fresh=wave > 0)
             sites = _Sites(self.size, room, ctx)
             for graph in model.scopes(functions=False):
-                if not is_opaque(graph):
+                if graph.holds_initializers and not is_opaque(graph):
                     sites.search(graph)
             if not sites.nodes:
                 return
@@ -90,6 +90,8 @@ class _Sites:
 
     def _admit(self, node: Node) -> str:
         """Takes the node in, or says why not."""
+        if node.op in ("Div", "Mod") and not self._divides(node):
+            return "the divisor could be 0 or -1, at which integer division traps"
         given = sum(self.values.get(v) or _bytes(v) or 0 for v in node.inputs if v is not None)
         sizes: dict[Value, int] = {}
         for value in node.outputs:
@@ -111,6 +113,18 @@ class _Sites:
         self.values.update(sizes)
         self.nodes[node] = None
         return ""
+
+
+    def _divides(self, node: Node) -> bool:
+        """Whether a division is of floats, or by known integers that the processor can divide by."""
+        divisor = node.inputs[1]
+        if divisor is None or divisor.dtype in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16):
+            return True
+        if not divisor.is_const:
+            self.unknown += 1  # it is computed in this wave; the next one knows it
+            return False
+        array = divisor.numpy()
+        return bool((array != 0).all() and (array.dtype.kind == "u" or (array != -1).all()))
 
 
 def _bytes(value: Value) -> int | None:

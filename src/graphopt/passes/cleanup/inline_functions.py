@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import inliner
+from onnx import FunctionProto, inliner
 
 from graphopt.errors import ModelError
 from graphopt.ir import Model
@@ -25,6 +25,7 @@ class InlineFunctions(Pass):
         if not model.functions or not ctx.allow():
             return
         _refuse_recursion(model)
+        _write_out_defaults(model)
         names = sorted(key[1] for key in model.functions)
         before = sum(len(graph) for graph in model.scopes(functions=False))
         inlined = inliner.inline_local_functions(model.commit())
@@ -32,6 +33,20 @@ class InlineFunctions(Pass):
         after = sum(len(graph) for graph in model.scopes(functions=False))
         if len(model.functions) != len(names) or before != after:
             ctx.record("inline-functions", names, [], model.graph)
+
+
+def _write_out_defaults(model: Model) -> None:
+    """Gives each call the attributes that it leaves to the function's defaults: onnx's inliner forgets them."""
+    defaults = {
+        key: list(graph.proto.attribute_proto)
+        for key, graph in model.functions.items()
+        if isinstance(graph.proto, FunctionProto) and graph.proto.attribute_proto
+    }
+    for graph in model.scopes() if defaults else ():
+        for node in graph:
+            for attribute in defaults.get((node.domain, node.op, node.proto.overload), ()):
+                if attribute.name not in node.attributes:
+                    node.proto.attribute.append(attribute)
 
 
 def _refuse_recursion(model: Model) -> None:

@@ -25,7 +25,7 @@ class LiftConstants(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         for graph in list(model.scopes(functions=False)):
-            if is_opaque(graph):
+            if is_opaque(graph) or not graph.holds_initializers:
                 continue
             for node in graph:
                 if node.op == "Constant" and not node.domain and not node.output.outs and ctx.allow():
