@@ -1,18 +1,21 @@
 """Types and shapes that rules can trust: inferred from the inputs' contract, never taken from a file's annotations.
 
-Uses onnx's own inference on the weight-less skeleton. Declared types of inner values and outputs are left out of it:
-published models declare wrong ones. A symbol stands for one size everywhere, as the ONNX specification says
+Uses onnx's own inference on the weight-less skeleton. Declared types of inner values, of outputs and of the inputs of
+bodies are left out of it: published models declare wrong ones, and ONNX Runtime runs them. So are the values of
+initializers that a caller may override. A symbol stands for one size everywhere, as the ONNX specification says
 (IR.md, "Static tensor shapes").
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto, shape_inference
 
 from graphopt.ir import Graph, Model
 
+_UNKNOWN = "unk__"
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
@@ -37,36 +40,48 @@ def infer(model: Model) -> None:
     bare = ModelProto()
     bare.CopyFrom(model.commit())
     _strip(bare.graph)
+    overridable = {value.name for value in model.graph.inputs} & model.graph.initializers.keys()
+    if overridable:
+        bare.graph.initializer.sort(key=lambda tensor: tensor.name in overridable)
+        del bare.graph.initializer[len(bare.graph.initializer) - len(overridable) :]
     try:
-        result = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=True)
-    except Exception:  # onnx raises several C++ exception types; unknown shapes are always safe
+        result = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=False)
+    except Exception:  # noqa: BLE001 - onnx raises several C++ exception types; unknown shapes are always safe
         return
+    model.facts["inferences"] = era = model.facts.get("inferences", 0) + 1
+    known = {dim.dim_param for info in bare.graph.input for dim in info.type.tensor_type.shape.dim}
     pending: list[tuple[Graph, GraphProto]] = [(model.graph, result.graph)]
     while pending:
         graph, proto = pending.pop()
-        _take(graph, proto)
-        for node, node_proto in zip(graph, proto.node, strict=True):
+        _take(graph, proto, known, f".{era}" if era > 1 else "")
+        for node, node_proto in zip(graph, proto.node, strict=False):  # `connect` may have added an Identity at the end
             if node.subgraphs:
                 bodies = [b for a in node_proto.attribute if a.type in _GRAPHS for b in (a.graphs or [a.g])]
                 pending += zip(node.subgraphs, bodies, strict=True)
 
 
-def _take(graph: Graph, proto: GraphProto) -> None:
+def _take(graph: Graph, proto: GraphProto, known: set[str], suffix: str) -> None:
+    """Takes over the types. onnx numbers the dims that it does not know (unk__0 ...) from the start each time: a value
+    that it could type before, but not now, must not seem to share a dim with another."""
     values = graph.values
-    for infos in (proto.value_info, proto.output):
-        for info in infos:
-            value = values.get(info.name)
-            if value is not None and value.producer is not None and info.HasField("type"):
-                value.set_type(info.type)
+    infos = chain(proto.value_info, proto.output, proto.input if graph.parent is not None else ())
+    for info in infos:
+        value = values.get(info.name)
+        if value is not None and value.tensor is None and info.type.WhichOneof("value") is not None:
+            if suffix:
+                for dim in info.type.tensor_type.shape.dim:
+                    if dim.dim_param.startswith(_UNKNOWN) and dim.dim_param not in known:
+                        dim.dim_param += suffix
+            value.set_type(info.type)
 
 
 def _strip(graph: GraphProto) -> None:
-    """Drops what the file says of inner values and outputs, at every depth."""
+    """Drops what the file says of inner values, outputs, and inputs of bodies, at every depth."""
     pending: list[Any] = [graph]
     while pending:
         item = pending.pop()
         del item.value_info[:]
-        for info in item.output:
+        for info in item.output if item is graph else (*item.input, *item.output):
             info.ClearField("type")
         for node in item.node:
             if node.op_type in ("If", "Loop", "Scan", "SequenceMap") or node.domain:

@@ -6,6 +6,7 @@ from graphopt.ir.model import Model
 from graphopt.ir.node import Dim, Node, Shape, Value
 from graphopt.ir.order import captures
 from graphopt.ir.tensor import NDArray, Store, Tensor
+from graphopt.ir.text import to_text
 
 __all__ = [
     "Dim",
@@ -22,4 +23,5 @@ __all__ = [
     "load",
     "save",
     "to_proto",
+    "to_text",
 ]

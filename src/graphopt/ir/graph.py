@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from graphopt.errors import ModelError
 from graphopt.ir import schema
@@ -28,11 +28,7 @@ class Graph:
     """
 
     def __init__(
-        self,
-        proto: GraphProto | FunctionProto,
-        model: Model,
-        parent: Graph | None = None,
-        owner: Node | None = None,
+        self, proto: GraphProto | FunctionProto, model: Model, parent: Graph | None = None, owner: Node | None = None
     ):
         self.proto, self.model, self.parent, self.owner = proto, model, parent, owner
         self.in_function: bool = isinstance(proto, FunctionProto) or (parent is not None and parent.in_function)
@@ -40,7 +36,9 @@ class Graph:
         self.initializers: dict[str, Value] = {}
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
+        self.holders: dict[Node, None] = {}  # the nodes that own bodies
         self._removed_initializers = False
+        self._unwritten: list[Node] = []  # nodes that have no proto in the graph's yet
         self._opsets: dict[str, int] | None = None
         self._count = 0
         self._root = Node(NodeProto(), self)
@@ -57,27 +55,28 @@ class Graph:
                 value.is_input = True
         else:
             self._read_interface(proto)
-        add_names = self.model.value_names.update
+        values, last = self.values, self._root
         for node_proto in proto.node:
             node = Node(node_proto, self)
             for index, name in enumerate(node_proto.output):
                 value = Value(name, self, node, index)
-                if name:
-                    if name in self.values:
-                        raise ModelError(
-                            f"value {name!r} has two definitions, the second by {node!r}; the model is not valid ONNX"
-                        )
-                    self.values[name] = value
+                if name and values.setdefault(name, value) is not value:
+                    raise ModelError(
+                        f"value {name!r} has two definitions, the second by {node!r}; the model is not valid ONNX"
+                    )
                 node.outputs.append(value)
-            self._link(node, self._root.prev)
-        add_names(self.values)
+            last.next, node.prev, last = node, last, node
+        last.next, self._root.prev = self._root, last
+        self._count = len(proto.node)
+        self.model.value_names.update(values)
 
     def _read_interface(self, proto: GraphProto) -> None:
         constant_inputs = self.parent is None and self.model.ir_version < 4
         stored = {t.name for t in proto.initializer} if constant_inputs else ()
         for info in proto.input:
             value = self._define(info.name)
-            value.set_type(info.type)
+            if self.parent is None:  # what a body declares is nobody's contract, and often wrong
+                value.set_type(info.type)
             if info.name in stored:
                 continue
             value.is_input = True
@@ -85,7 +84,8 @@ class Graph:
         for tensor in proto.initializer:
             self._add_initializer(tensor.name, tensor)
         for sparse in proto.sparse_initializer:  # kept as they are: readers see a value that is not constant
-            self._define(sparse.values.name)
+            if sparse.values.name not in self.values:
+                self._define(sparse.values.name)
 
     def _add_initializer(self, name: str, tensor: TensorProto) -> Value:
         if name in self.initializers:
@@ -114,34 +114,63 @@ class Graph:
                     users[node] = users.get(node, 0) + 1
                 inputs.append(value)
             if node.op in schema.CONTROL_FLOW or node.domain:
-                for attribute in node.proto.attribute:
-                    if attribute.type in _GRAPHS:
-                        for body in attribute.graphs or [attribute.g]:
-                            node.subgraphs.append(Graph(body, self.model, self, node))
-                bodies += node.subgraphs
+                bodies += self._read_bodies(node)
         for out in self.proto.output:
             name = out if isinstance(out, str) else out.name
             value = self.lookup(name, None)
+            if value.graph is not self:  # not valid, but out there; written back only if the model is edited
+                value = self._own(value)
             value.outs += 1
             self.outputs.append(value)
         return bodies
 
+    def _own(self, outer: Value) -> Value:
+        """A value of this body for an outer one that it returns; the proto stays as it is until something changes."""
+        node = self.insert("Identity", [outer], out=outer.name)
+        proto = NodeProto()
+        proto.CopyFrom(node.proto)
+        del self.proto.node[-1]
+        node.proto = proto
+        self._unwritten.append(node)
+        return node.output
+
+    def _read_bodies(self, node: Node) -> list[Graph]:
+        protos = (p for a in node.proto.attribute if a.type in _GRAPHS for p in (a.graphs or [a.g]))
+        bodies = [Graph(proto, self.model, self, node) for proto in protos]
+        if bodies:
+            node.subgraphs = bodies
+            self.holders[node] = None
+        return bodies
+
     def lookup(self, name: str, reader: Node | None) -> Value:
         """The value of this name as seen from this scope. Raises ModelError when nothing defines it."""
+        value = self.find(name)
+        if value is not None:
+            return value
+        who = f"{reader!r} reads" if reader is not None else f"graph {self.name!r} returns"
+        raise ModelError(f"{who} {name!r}, which nothing defines; the model is not valid ONNX")
+
+    def find(self, name: str) -> Value | None:
+        """The value of this name as seen from this scope, or None."""
         scope: Graph | None = self
         while scope is not None:
             value = scope.values.get(name)
             if value is not None:
                 return value
             scope = scope.parent
-        who = f"{reader!r} reads" if reader is not None else f"graph {self.name!r} returns"
-        raise ModelError(f"{who} {name!r}, which nothing defines; the model is not valid ONNX")
+        return None
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
+        """The graph's (or function's) own."""
         return self.proto.name
+
+    @property
+    def holds_initializers(self) -> bool:
+        """Whether constants can be initializers here: not in functions, nor in bodies before IR version 4."""
+        return not self.in_function and (self.parent is None or self.model.ir_version >= 4)
 
     @property
     def version(self) -> int:
@@ -182,7 +211,8 @@ class Graph:
 
     def edits_since(self, version: int) -> Iterable[Node]:
         """The living nodes of this model that were made or changed since."""
-        return [node for node in dict.fromkeys(self.model.journal[version:]) if node.alive]
+        journal = dict.fromkeys(self.model.journal[version:])
+        return [node for node in journal if node.alive and node is not node.graph._root]
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +235,8 @@ class Graph:
     ) -> Node:
         """Makes a node as `helper.make_node` would, in front of `before` (or at the end).
 
-        Attributes that are None are left out. `out` is a hint for the output's name.
+        Attributes that are None are left out; a GraphProto becomes a body, which may read any value of this scope.
+        `out` is a hint for the output's name.
         """
         proto = self.proto.node.add()  # born in the graph's own arena: commit copies nothing
         proto.op_type = op
@@ -213,7 +244,7 @@ class Graph:
             proto.domain = domain
         for key in sorted(attrs):
             if attrs[key] is not None:
-                proto.attribute.append(helper.make_attribute(key, attrs[key]))
+                proto.attribute.append(schema.attribute(op, domain, self.opset(domain), key, attrs[key]))
         node = Node(proto, self)
         stem = out or op
         node.name = proto.name = self.model.fresh_node_name(name or stem)
@@ -227,13 +258,21 @@ class Graph:
                 node.set_input(index, item)
         self.touch(node)
         self._link(node, (before or self._root).prev)
+        if op in schema.CONTROL_FLOW or domain:
+            self.attach(node)
         return node
 
+    def attach(self, node: Node) -> None:
+        """Reads the bodies in the attributes of a new node."""
+        pending = self._read_bodies(node)
+        while pending:
+            pending = [body for graph in pending for body in graph.connect()]
+
     def constant(self, array: NDArray, hint: str = "const", dtype: int | None = None) -> Value:
-        """A new constant value: an initializer, or a Constant node inside a function. `dtype` is an onnx type, where
-        the array's own does not say it."""
+        """A new constant value: an initializer, or a Constant node where there can be none. `dtype` is an onnx type,
+        where the array's own does not say it."""
         array = np.asarray(array)
-        if self.in_function:
+        if not self.holds_initializers:
             tensor = TensorProto()
             fill(tensor, array, "", self.model.store, dtype)
             return self.insert("Constant", [], before=self._root.next, out=hint, value=tensor).output
@@ -274,9 +313,9 @@ class Graph:
         while pending:  # the nodes of its bodies let go of what they capture
             item = pending.pop()
             self.model.journal.append(item)
-            for value in item.inputs:
-                if value is not None:
-                    release(value, item)
+            for read in item.inputs:
+                if read is not None:
+                    release(read, item)
             item.inputs = []
             item.alive = False
             for body in item.subgraphs:
@@ -287,6 +326,7 @@ class Graph:
             if value.name:
                 del self.values[value.name]
         node.prev.next, node.next.prev = node.next, node.prev
+        self.holders.pop(node, None)
         self._count -= 1
         self.model.journal.append(node)
 
@@ -323,6 +363,8 @@ class Graph:
         if new.type is None and old.type is not None:
             new.set_type(old.type)
         for user in list(old.users):
+            if user is new.producer:
+                continue  # new = f(old): old stays as what f reads
             for index, value in enumerate(user.inputs):
                 if value is old:
                     if takes_name:

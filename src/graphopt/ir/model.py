@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from onnx import FunctionProto, GraphProto, ModelProto, ValueInfoProto
+from onnx import FunctionProto, GraphProto, ModelProto, helper
 
 from graphopt.errors import ModelError
 from graphopt.ir import schema
+from graphopt.ir.collector import paused
 from graphopt.ir.graph import Graph
+from graphopt.ir.invariants import check
 from graphopt.ir.node import Node
-from graphopt.ir.order import is_sorted
 from graphopt.ir.tensor import Store
 
 FunctionKey = tuple[str, str, str]  # domain, name, overload
@@ -34,12 +35,14 @@ class Model:
         self.store = store or Store()
         self.journal: list[Node] = []
         self.facts: dict[str, Any] = {}  # what analyses know, with the version it holds for
-        self._read(proto)
+        with paused():
+            self._read(proto)
         self._clean = len(self.journal)
 
-    def reload(self, proto: ModelProto) -> None:
+    def reload(self, proto: ModelProto, store: Store | None = None) -> None:
         """Takes another proto's content, for tools that work on protos; nodes and values held from before are void."""
         self.facts.clear()
+        self.store = store or self.store
         self._read(proto)
         self.journal.append(self.graph._root)
 
@@ -48,6 +51,7 @@ class Model:
             raise ModelError("not an ONNX model: it holds no graph; is this the right file?")
         self.proto = proto
         self.value_names: set[str] = set()
+        self._annotated = False
         self._node_names: set[str] | None = None
         self._stems: dict[str, int] = {}
         self.ir_version: int = proto.ir_version
@@ -62,6 +66,12 @@ class Model:
         pending = [self.graph, *self.functions.values()]
         while pending:  # enclosing scopes first: a body may read any value of theirs
             pending = [body for graph in pending for body in graph.connect()]
+        self._annotated, self._node_names = False, None  # now every scope is there to be asked
+        try:
+            "".join([*self.value_names, *self.opsets, *(text for key in self.functions for text in key)])
+            "".join([text for graph in self.scopes() for n in graph for text in (n.op, n.domain, n.name)])
+        except TypeError:  # protobuf hands out bytes for what is no UTF-8
+            raise ModelError("a name in the model is no valid UTF-8; the file is damaged, export it again") from None
 
     def scopes(self, functions: bool = True) -> Iterator[Graph]:
         """Every graph: the main one, function bodies, and the bodies nested in each; enclosing scopes first."""
@@ -70,9 +80,8 @@ class Model:
             following: list[Graph] = []
             for graph in pending:
                 yield graph
-                for node in graph:
-                    if node.subgraphs:
-                        following += node.subgraphs
+                for node in graph.holders:
+                    following += node.subgraphs
             pending = following
 
     @property
@@ -87,6 +96,10 @@ class Model:
 
     def fresh(self, stem: str) -> str:
         """A value name that no scope of this model uses."""
+        if not self._annotated:  # nor may a new value inherit what the file says of a name that it does not define
+            self._annotated = True
+            for graph in self.scopes():
+                self.value_names.update(info.name for info in graph.proto.value_info)
         return self._fresh(stem, self.value_names)
 
     def fresh_node_name(self, stem: str) -> str:
@@ -115,7 +128,9 @@ class Model:
         """An independent copy; the payloads are shared."""
         proto = ModelProto()
         proto.CopyFrom(self.commit())
-        return Model(proto, Store(list(self.store.blobs), self.store.folder))
+        store = Store(list(self.store.blobs), self.store.folder)
+        store.mapped = list(self.store.mapped)
+        return Model(proto, store)
 
     def compact(self) -> Model:
         """A copy without what erased nodes left behind: protobuf's arenas never free."""
@@ -126,6 +141,7 @@ class Model:
         if domain not in self.opsets:
             self.opsets[domain] = version
             self.proto.opset_import.add(domain=domain, version=version)
+            self.journal.append(self.graph._root)
 
     def erase_function(self, key: FunctionKey) -> None:
         """Removes a function that nothing calls."""
@@ -138,23 +154,13 @@ class Model:
     def check(self) -> None:
         """The IR's invariants: chains and names agree, order is topological. Raises ModelError naming the first
         violation."""
-        for graph in self.scopes():
-            if not is_sorted(graph):
-                raise ModelError(f"graph {graph.name!r} is not in topological order")
-            for node in graph:
-                for value in node.inputs:
-                    if value is None:
-                        continue
-                    if value.users.get(node, 0) != sum(v is value for v in node.inputs):
-                        raise ModelError(f"{node!r} and {value!r} disagree on who reads what")
-                    if graph.lookup(value.name, node) is not value:
-                        raise ModelError(f"{node!r} reads {value!r}, but another value of that name hides it")
-                for value in node.outputs:
-                    if value.producer is not node or (value.name and graph.values.get(value.name) is not value):
-                        raise ModelError(f"{value!r} is not registered as made by {node!r}")
-            for value in graph.outputs:
-                if graph.lookup(value.name, None) is not value:
-                    raise ModelError(f"graph output {value!r} is not what its name says")
+        check(self)
+
+    def text(self, names: bool = False) -> str:
+        """The model as text; see `graphopt.ir.to_text`."""
+        from graphopt.ir.text import to_text
+
+        return to_text(self, names)
 
     def __repr__(self) -> str:
         return f"<Model {self.graph.name or '(unnamed)'}: {len(self.graph)} nodes>"
@@ -162,8 +168,12 @@ class Model:
 
 def _commit(graph: Graph) -> None:
     proto: Any = graph.proto
+    for node in graph._unwritten:
+        added = proto.node.add()
+        added.CopyFrom(node.proto)
+        node.proto = added
+    graph._unwritten.clear()
     order: dict[int, int] = {}
-    in_place = True
     for index, node in enumerate(graph):
         order[id(node.proto)] = index
         if node.dirty:
@@ -216,8 +226,4 @@ def _list_initializers(graph: Graph, proto: GraphProto) -> None:
         del proto.input[kept:]
     for name, value in graph.initializers.items():
         if name not in known:
-            info = ValueInfoProto(name=name)
-            info.type.tensor_type.elem_type = value.dtype or 0
-            for dim in value.shape or ():
-                info.type.tensor_type.shape.dim.add(dim_value=int(dim or 0))
-            proto.input.append(info)
+            proto.input.append(helper.make_tensor_value_info(name, value.dtype or 0, value.shape or ()))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, TypeProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, TypeProto
 
 from graphopt.errors import ModelError
-from graphopt.ir import schema
+from graphopt.ir import dtypes, schema
 from graphopt.ir.tensor import NDArray, Store, Tensor
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 _MISSING: Any = object()
+_ARRAY = "\0array"  # no attribute can have this name
 
 
 class Value:
@@ -60,12 +61,16 @@ class Value:
         """Dims: sizes, symbols, or None where nothing is known; None for an unknown rank."""
         if self.tensor is not None and not self.is_input:
             return self.tensor.shape
-        if self._shape is None and self.type is not None:
-            self._shape = _dims(self.type)
+        if self._shape is None:
+            if self.type is not None:
+                self._shape = _dims(self.type)
+            elif self.is_const:  # a Constant that inference has not seen: in a function, or new
+                self._shape = self.numpy().shape
         return self._shape
 
     @property
     def rank(self) -> int | None:
+        """Number of dims, where that is known."""
         shape = self.shape
         return None if shape is None else len(shape)
 
@@ -77,7 +82,8 @@ class Value:
         if self.type is not None and self.type.HasField("tensor_type"):
             return self.type.tensor_type.elem_type or None
         if self.producer is not None and self.is_const:
-            return int(helper.np_dtype_to_tensor_dtype(self.numpy().dtype))
+            given = self.producer.attributes.get("value")
+            return given.t.data_type if given is not None else dtypes.from_numpy(self.numpy().dtype)
         return None
 
     def set_type(self, type_proto: TypeProto | None) -> None:
@@ -135,14 +141,14 @@ class Node:
         self.name: str = proto.name
         self.inputs: list[Value | None] = []
         self.outputs: list[Value] = []
-        self.subgraphs: list[Graph] = []
+        self.subgraphs: Sequence[Graph] = ()
         self.dirty, self.alive = False, True
         self.prev: Node = self
         self.next: Node = self
         self.sources: tuple[str, ...] = ()
         self.rule = ""
         self._attributes: dict[str, AttributeProto] | None = None
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, Any] | None = None  # made when first needed: most nodes are never asked
 
     def __repr__(self) -> str:
         return f"<Node {self.op} {self.label}>"
@@ -166,26 +172,27 @@ class Node:
 
     def attr(self, name: str, default: Any = _MISSING) -> Any:
         """An attribute's value: the one given, else `default`, else the schema's at this model's opset, else None."""
-        if name in self._values:
+        if self._values is not None and name in self._values:
             return self._values[name]
         given = self.attributes.get(name)
         if given is not None:
-            value = self._values[name] = schema.decode(given)
-            return value
+            return self._remember(name, schema.decode(given))
         if default is not _MISSING:
             return default
         return schema.default(self.op, self.domain, self.graph.opset(self.domain), name)
 
     def set_attr(self, name: str, value: Any) -> None:
-        """Sets an attribute, as `helper.make_attribute` would; None removes it."""
+        """Sets an attribute, as `helper.make_attribute` would; None removes it. Bodies cannot be set: insert a node."""
+        if self.subgraphs and isinstance(value, GraphProto):
+            raise TypeError(f"the bodies of {self!r} are read already; insert another node with the body wanted")
         proto = self.proto
         kept = [a for a in proto.attribute if a.name != name]
         if len(kept) != len(proto.attribute):
             proto.attribute.sort(key=lambda a: a.name == name)
             del proto.attribute[len(kept) :]
         if value is not None:
-            proto.attribute.append(helper.make_attribute(name, value))
-        self._attributes, self._values = None, {}
+            proto.attribute.append(schema.attribute(self.op, self.domain, self.graph.opset(self.domain), name, value))
+        self._attributes = self._values = None
         self.graph.touch(self)
 
     def input(self, index: int) -> Value | None:
@@ -213,10 +220,15 @@ class Node:
 
     def constant_value(self) -> NDArray:
         """The array that a Constant node makes (any of its value attributes)."""
-        if "\0array" not in self._values:  # no attribute can have this name
-            self._values["\0array"] = constant_array(self)
-        array: NDArray = self._values["\0array"]
+        known = self._values.get(_ARRAY) if self._values is not None else None
+        array: NDArray = known if known is not None else self._remember(_ARRAY, constant_array(self))
         return array
+
+    def _remember(self, name: str, value: Any) -> Any:
+        if self._values is None:
+            self._values = {}
+        self._values[name] = value
+        return value
 
 
 def constant_array(node: Node) -> NDArray:

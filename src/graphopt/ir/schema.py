@@ -35,6 +35,22 @@ def default(op: str, domain: str, opset: int, attribute: str) -> Any:
     return decode(known.default_value)
 
 
+def attribute(op: str, domain: str, opset: int, name: str, value: Any) -> AttributeProto:
+    """As `helper.make_attribute`, in the type that the operator's schema asks for: 1 becomes a float where a float is
+    due, and an empty list has a type. Raises TypeError for a value of another type."""
+    schema = find(op, domain, opset)
+    known = schema.attributes.get(name) if schema is not None else None
+    if known is None:
+        return helper.make_attribute(name, value)
+    declared: Any = known.type
+    kind = int(declared)
+    if kind == AttributeProto.FLOAT:
+        value = float(value)
+    elif kind == AttributeProto.FLOATS:
+        value = [float(item) for item in value]
+    return helper.make_attribute(name, value, attr_type=kind)
+
+
 def decode(attribute: AttributeProto) -> Any:
     """An attribute's value in Python: strings as `str` where they are UTF-8, lists as tuples, messages as they are."""
     value = helper.get_attribute_value(attribute)

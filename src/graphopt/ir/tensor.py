@@ -6,23 +6,14 @@ import mmap
 import os
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from graphopt.errors import ExternalDataError, ModelError
+from graphopt.ir import dtypes
+from graphopt.ir.dtypes import NDArray, payload_bytes
 from graphopt.ir.wire import BIG, Buffer, token, token_index
-
-NDArray = np.ndarray[Any, Any]
-
-# Bits of one element, for the types whose elements are narrower than a byte.
-_NARROW = {
-    getattr(TensorProto, name): bits
-    for bits, names in ((4, ("INT4", "UINT4", "FLOAT4E2M1")), (2, ("INT2", "UINT2")))
-    for name in names
-    if hasattr(TensorProto, name)
-}
 
 
 class Store:
@@ -34,12 +25,19 @@ class Store:
     def __init__(self, blobs: list[Buffer] | None = None, folder: str = ""):
         self.blobs: list[Buffer] = blobs if blobs is not None else []
         self.folder = folder
+        self.mapped: list[mmap.mmap] = []  # the files that payloads are views of
         self._files: dict[str, mmap.mmap | bytes] = {}
 
     def add(self, payload: Buffer) -> bytes:
         """Keeps a payload; returns the token that stands for it in `raw_data`."""
         self.blobs.append(payload)
         return token(len(self.blobs) - 1)
+
+    def forget_pages(self) -> None:
+        """Lets the system take back the memory of mapped files that were read; they can be read again."""
+        for data in self.mapped:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                data.madvise(mmap.MADV_DONTNEED)
 
     def external(self, proto: TensorProto) -> memoryview:
         """The bytes of an external tensor. Raises ExternalDataError, naming the tensor, when they cannot be had."""
@@ -53,7 +51,10 @@ class Store:
             )
         if path not in self._files:
             with open(path, "rb") as file:
-                self._files[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            self._files[path] = data
+            if isinstance(data, mmap.mmap):
+                self.mapped.append(data)
         return memoryview(self._files[path])[offset : offset + length]
 
 
@@ -61,8 +62,10 @@ def locate(proto: TensorProto, folder: str) -> tuple[str, int, int | None]:
     """(path, offset, length or None) of an external tensor. Raises ExternalDataError for anything but a regular
     file inside the model's folder: absolute paths, `..`, links that lead out, devices."""
     entries = {entry.key: entry.value for entry in proto.external_data}
-    location = entries.get("location", "")
+    location: object = entries.get("location", "")
     name = proto.name or "a tensor"
+    if not isinstance(location, str) or "\0" in location:  # protobuf hands out bytes for what is no text
+        raise ExternalDataError(f"external data of {name!r} is at {location!r}, which is no file name")
     root = os.path.realpath(folder or ".")
     path = os.path.realpath(os.path.join(root, location))
     if not location or os.path.isabs(location) or os.path.commonpath([root, path]) != root:
@@ -100,6 +103,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Its dims."""
         if self._shape is None:
             self._shape = tuple(self.proto.dims)
         return self._shape
@@ -116,6 +120,7 @@ class Tensor:
 
     @property
     def is_external(self) -> bool:
+        """Whether the values are in a file of their own."""
         return self.proto.data_location == TensorProto.EXTERNAL
 
     def raw(self) -> Buffer | None:
@@ -129,7 +134,7 @@ class Tensor:
         return raw if index is None else self.store.blobs[index]
 
     def numpy(self) -> NDArray:
-        """The values, read-only; 4-bit and 2-bit types unpacked, float8 and bfloat16 as ml_dtypes.
+        """The values, read-only: 6-, 4- and 2-bit types unpacked, float8 and bfloat16 as ml_dtypes, text as bytes.
 
         Raises ModelError when the payload does not have the size that dtype and shape say.
         """
@@ -141,57 +146,49 @@ class Tensor:
     def _view(self) -> NDArray:
         raw, dtype = self.raw(), self.dtype
         try:
-            if raw is None or dtype in _NARROW or dtype == TensorProto.STRING:
-                return self._unpack(raw)
-            return np.frombuffer(raw, helper.tensor_dtype_to_np_dtype(dtype)).reshape(self.shape)
-        except (ValueError, TypeError, KeyError) as error:
+            if raw is None or dtype == dtypes.STRING:
+                array = dtypes.from_fields(self.proto)
+            elif dtype in dtypes.NARROW:
+                array = dtypes.unpack(raw, dtype, prod(self.shape))
+            else:
+                array = np.frombuffer(raw, dtypes.to_numpy(dtype))
+            array = array.reshape(self.shape)
+            if array.shape != self.shape:
+                raise ValueError(f"no tensor has dims {self.shape}")
+            return array
+        except KeyError as error:
+            raise ModelError(f"tensor {self.proto.name!r} is of an unknown element type, number {error}") from None
+        except (ValueError, TypeError) as error:
             raise ModelError(f"tensor {self.proto.name!r} does not hold what it declares: {error}") from error
-
-    def _unpack(self, raw: Buffer | None) -> NDArray:
-        if self.dtype == TensorProto.STRING:  # numpy_helper decodes as UTF-8, which a string tensor need not be
-            return np.array(list(self.proto.string_data), dtype=object).reshape(self.shape)
-        if raw is None or not (self.is_external or token_index(self.proto.raw_data) is not None):
-            return np.array(numpy_helper.to_array(self.proto))
-        plain = TensorProto(data_type=self.dtype, dims=self.shape, raw_data=bytes(raw))
-        return np.array(numpy_helper.to_array(plain))
-
-
-def payload_bytes(dtype: int, elements: int) -> int:
-    """Bytes that `elements` values of a type take in raw_data."""
-    if dtype in _NARROW:
-        return (elements * _NARROW[dtype] + 7) // 8
-    if dtype in (TensorProto.STRING, TensorProto.UNDEFINED):
-        return 0
-    try:
-        return elements * helper.tensor_dtype_to_np_dtype(dtype).itemsize
-    except KeyError:
-        return 0
 
 
 def fill(proto: TensorProto, array: NDArray, name: str, store: Store, dtype: int | None = None) -> None:
-    """Makes `proto` hold the array: small ones inline, large ones in the store. `dtype` overrides the array's own.
+    """Makes `proto` hold the array: small ones inline, large ones in the store. `dtype` overrides the array's own:
+    unsigned integers are then the bits of a float8 or bfloat16 of their width; any other array is cast.
 
     Strings go to string_data as bytes; object arrays must hold `str` or `bytes`.
     """
     proto.name = name
     proto.dims.extend(array.shape)
-    if array.dtype.kind in "OUS":
-        proto.data_type = TensorProto.STRING
+    kind = dtype if dtype is not None else dtypes.from_numpy(array.dtype)
+    proto.data_type = kind
+    if kind == dtypes.STRING:
         proto.string_data.extend(s if isinstance(s, bytes) else str(s).encode() for s in array.ravel())
         return
-    kind = dtype if dtype is not None else helper.np_dtype_to_tensor_dtype(array.dtype)
-    if kind in _NARROW:
-        proto.data_type = kind
-        proto.raw_data = numpy_helper.from_array(np.ascontiguousarray(array)).raw_data
-        return
-    proto.data_type = kind
-    array = np.ascontiguousarray(array)
-    if array.nbytes >= BIG:
-        proto.raw_data = store.add(memoryview(array.reshape(-1).view(np.uint8)))
+    wanted = dtypes.to_numpy(kind)
+    if array.dtype != wanted:
+        bits = array.dtype.kind == "u" and wanted.kind not in "iub" and array.dtype.itemsize == wanted.itemsize
+        array = array.view(wanted) if bits and kind not in dtypes.NARROW else array.astype(wanted)
+    if kind in dtypes.NARROW:
+        payload: Buffer = dtypes.pack(array, kind)
     else:
-        proto.raw_data = array.tobytes()
+        payload = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    proto.raw_data = store.add(payload) if len(payload) >= BIG else bytes(payload)
 
 
 def folder_of(path: str | os.PathLike[str]) -> str:
     """The folder that external data of this model is relative to."""
     return str(Path(path).parent)
+
+
+__all__ = ["NDArray", "Store", "Tensor", "fill", "folder_of", "locate", "payload_bytes"]

@@ -177,8 +177,8 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _head(field: int, size: int) -> bytes:
-    out, rest = bytearray(), field << 3 | 2
-    for rest in (rest, size):
+    out = bytearray()
+    for rest in (field << 3 | 2, size):
         while rest > 127:
             out.append(rest & 127 | 128)
             rest >>= 7

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from graphopt.ir import Graph, NDArray, Node, Value
+from graphopt.ir.schema import CONTROL_FLOW
 from graphopt.rewrite.pattern import Match
 
 RULE_KEY, SOURCES_KEY = "graphopt.rule", "graphopt.sources"  # in metadata_props of the nodes that rules make
+_SOURCES = 64  # names kept for one node
 
 
 class Builder:
@@ -25,12 +27,14 @@ class Builder:
         self._constants: list[Value] = []
         self._stands_for: list[tuple[Node, Node]] = []
         self._rule, self._sources = rule, sources
-        self._version = graph.version
+        self._match: Match | None = None  # where the sources come from, once a node is made: most matches are refused
 
     @classmethod
     def at(cls, found: Match, rule: str) -> Builder:
         """A builder in front of a match."""
-        return cls(found.root.graph, found.root, rule, sources_of(found.interior))
+        builder = cls(found.root.graph, found.root, rule, ())
+        builder._match = found
+        return builder
 
     def __getattr__(self, op: str) -> Any:
         if op.startswith("_"):
@@ -57,12 +61,18 @@ class Builder:
         while given and given[-1] is None:
             given.pop()
         hint = name or (like or self.before).name or op
+        if like is not None and like.subgraphs:
+            self.graph.model.commit()  # its bodies are copied as protos
         node = self.graph.insert(op, given, before=self.before, domain=domain, n_out=n_out, name=hint, out=f"{op}_out")
         if like is not None:
             node.proto.attribute.extend(a for k, a in like.attributes.items() if k not in attrs)
         for key in sorted(attrs):
             if attrs[key] is not None:
                 node.set_attr(key, attrs[key])
+        if op in CONTROL_FLOW or domain:
+            self.graph.attach(node)
+        if self._match is not None:
+            self._sources, self._match = sources_of(self._match.interior), None
         mark(node, self._rule, self._sources)
         self.nodes.append(node)
         self._stands_for.append((node, like or self.before))
@@ -70,11 +80,13 @@ class Builder:
             node.output.set_type(type_of.type)
         return node.output if n_out == 1 else tuple(node.outputs)
 
-    def constant(self, array: NDArray | np.generic | float | int, hint: str = "const", like: Value | None = None) -> Value:
+    def constant(
+        self, array: NDArray | np.generic | float | int, hint: str = "const", like: Value | None = None
+    ) -> Value:
         """A new constant. like: a constant whose dtype it is cast to (rounding once) and whose name it varies."""
         data = np.asarray(array)
         if like is not None:
-            data = data.astype(like.numpy().dtype)
+            data = data.astype(like.numpy().dtype, copy=False)
             hint = like.name or hint
         value = self.graph.constant(data, hint)
         self._constants.append(value)
@@ -100,11 +112,12 @@ class Builder:
 
 
 def sources_of(nodes: list[Node]) -> tuple[str, ...]:
-    """The original nodes behind these, each once."""
+    """The original nodes behind these, each once; of very many the first, or a long chain that collapses step by step
+    would cost the square of its length."""
     found: dict[str, None] = {}
     for node in nodes:
         found.update(dict.fromkeys(node.sources or (node.label,)))
-    return tuple(found)
+    return tuple(found) if len(found) <= _SOURCES else tuple(found)[:_SOURCES]
 
 
 def mark(node: Node, rule: str, sources: tuple[str, ...]) -> None:

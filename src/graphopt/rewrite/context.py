@@ -38,9 +38,7 @@ class Context:
 
     def record(self, rule: str, matched: Iterable[str], new: Iterable[str], graph: Graph) -> None:
         """Puts a rewrite on record: names of the nodes replaced and of the new ones."""
-        self.report.rewrites.append(
-            Rewrite(self.count, rule, self.pass_name, tuple(matched), tuple(new), graph.name)
-        )
+        self.report.rewrites.append(Rewrite(self.count, rule, self.pass_name, tuple(matched), tuple(new), graph.name))
         self.count += 1
 
     def refuse(self, rule: str, reason: str, node: Node) -> None:

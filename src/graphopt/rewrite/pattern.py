@@ -10,8 +10,10 @@ the match unless they are `.shared()`: the engine sees to it, and that outputs n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ COMMUTATIVE = frozenset(
     "Add And BitwiseAnd BitwiseOr BitwiseXor Equal Max Mean Min Mul Or Sum Xor".split()  # when they have two operands
 )
 
+FEW = 8  # readers that the inner node of a pattern can have at the most
 Key = tuple[str, str]  # domain, operator
 
 
@@ -31,7 +34,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Any_(Pattern):
+class AnyValue(Pattern):
     """Any value, bound to a name."""
 
     name: str
@@ -102,9 +105,21 @@ class Op(Pattern):
         """Binds the node's outputs; those further outputs may then be in use."""
         return replace(self, outputs=names)
 
+    @cached_property
+    def needs(self) -> tuple[tuple[int, frozenset[str]], ...]:
+        """What must lie right below: input slots and the operators that may produce them."""
+        constant = frozenset({"Constant"})
+        below = ((i, p.ops if isinstance(p, Op) else constant) for i, p in enumerate(self.operands) if _is_solid(p))
+        return tuple(below)
+
     def roots(self) -> Iterator[Key]:
+        """What its own node can be: domain and operator."""
         for op in sorted(self.ops):
             yield self.domain, op
+
+
+def _is_solid(pattern: Pattern) -> bool:
+    return isinstance(pattern, (Op, Const))
 
 
 class _Maker:
@@ -162,7 +177,7 @@ def as_pattern(item: Any) -> Pattern:
     if isinstance(item, Pattern):
         return item
     if isinstance(item, str):
-        return Any_(item)
+        return AnyValue(item)
     if isinstance(item, (int, float)):
         return Const("", float(item))
     if item is None:
@@ -177,6 +192,23 @@ def depth(pattern: Pattern) -> int:
     if isinstance(pattern, OneOf):
         return max((depth(p) for p in pattern.options), default=0)
     return depth(pattern.inner) if isinstance(pattern, Maybe) else 0
+
+
+def width(pattern: Pattern) -> int:
+    """How many readers an inner node can have: as often as it stands in the pattern; a shared one any number, of which
+    the engine looks at a few."""
+    places: Counter[int] = Counter()
+    pending: list[Pattern] = [pattern]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Op):
+            places[id(item)] += FEW if item.is_shared else 1
+            pending += item.operands
+        elif isinstance(item, OneOf):
+            pending += item.options
+        elif isinstance(item, Maybe):
+            pending.append(item.inner)
+    return min(FEW, max(places.values(), default=1))
 
 
 class Match:
@@ -204,23 +236,44 @@ class Match:
 
 def match(pattern: Op, root: Node) -> Match | None:
     """The first match of a pattern at a node, or None."""
-    state = _State({}, {})
+    if not _plausible(pattern, root):
+        return None
+    state = _State(root, {}, {})
     if not _node(pattern, root, state):
         return None
-    for agenda in _orders(pattern, root):
-        found = _solve(agenda, state.copy())
-        if found is not None and _closed(found, root):
-            return Match(root, found.bound, found.nodes)
-    return None
+    orders = _orders(pattern, root)
+    found = _solve(orders[0], state) if len(orders) == 1 else _first(orders, state)
+    return Match(root, found.bound, found.nodes) if found is not None else None
 
 
-@dataclass
+def _plausible(pattern: Op, node: Node) -> bool:
+    """Early reject, by the operators right below: most nodes that have the right operator fail here."""
+    inputs = node.inputs
+    swap = len(inputs) == 2 == len(pattern.operands) and pattern.commutes and node.op in COMMUTATIVE
+    for slot, ops in pattern.needs:
+        if slot >= len(inputs):
+            return False
+        if not (_made_by(inputs[slot], ops) or (swap and _made_by(inputs[1 - slot], ops))):
+            return False
+    return True
+
+
+def _made_by(value: Value | None, ops: frozenset[str]) -> bool:
+    if value is None:
+        return False
+    if value.producer is None:
+        return value.tensor is not None and "Constant" in ops
+    return value.producer.op in ops
+
+
 class _State:
-    bound: dict[str, Any]
-    nodes: dict[Node, Op]
+    __slots__ = ("bound", "nodes", "root")
+
+    def __init__(self, root: Node, bound: dict[str, Any], nodes: dict[Node, Op]):
+        self.root, self.bound, self.nodes = root, bound, nodes
 
     def copy(self) -> _State:
-        return _State(dict(self.bound), dict(self.nodes))
+        return _State(self.root, dict(self.bound), dict(self.nodes))
 
     def bind(self, name: str, item: Any) -> bool:
         if name:
@@ -239,7 +292,7 @@ def _solve(agenda: Any, state: _State) -> _State | None:
             if item is None or item.producer is None or item.index != pattern.index:
                 return None
             node = item.producer
-            if node.op not in pattern.ops or not _node(pattern, node, state):
+            if node.op not in pattern.ops or not _plausible(pattern, node) or not _node(pattern, node, state):
                 return None
             orders = _orders(pattern, node)
             if len(orders) == 1:
@@ -253,7 +306,7 @@ def _solve(agenda: Any, state: _State) -> _State | None:
             agenda = (pattern.inner, item, agenda)
         elif not _leaf(pattern, item, state):
             return None
-    return state
+    return state if _closed(state) else None
 
 
 def _first(agendas: Any, state: _State) -> _State | None:
@@ -303,13 +356,14 @@ def _orders(pattern: Op, node: Node) -> list[Any]:
         if any(value is not None for value in given[len(operands) :]):
             return []
     orders = [_agenda(operands, given)]
-    if pattern.commutes and len(operands) == 2 == len(inputs) and node.op in COMMUTATIVE:
+    pair = len(operands) == 2 == len(inputs) and not isinstance(operands[1], Rest)
+    if pattern.commutes and pair and node.op in COMMUTATIVE:
         orders.append(_agenda(operands, given[::-1]))
     return orders
 
 
 def _agenda(operands: tuple[Pattern, ...], given: list[Any]) -> Any:
-    agenda = None
+    agenda: Any = None
     for pattern, item in zip(reversed(operands), reversed(given[: len(operands)]), strict=True):
         agenda = (pattern, item, agenda)
     return agenda
@@ -326,7 +380,7 @@ def _leaf(pattern: Pattern, item: Any, state: _State) -> bool:
         if not item.is_const or (pattern.value is not None and not equals(item, pattern.value)):
             return False
         return state.bind(pattern.name, item)
-    return isinstance(pattern, Any_) and state.bind(pattern.name, item)
+    return isinstance(pattern, AnyValue) and state.bind(pattern.name, item)
 
 
 def _absent(inner: Pattern, state: _State) -> bool:
@@ -334,8 +388,9 @@ def _absent(inner: Pattern, state: _State) -> bool:
     return state.bind(name, None)
 
 
-def _closed(state: _State, root: Node) -> bool:
+def _closed(state: _State) -> bool:
     """No inner node is read from outside the match, and all stand in the root's own graph."""
+    root = state.root
     for node, pattern in state.nodes.items():
         if node is root:
             continue
@@ -357,5 +412,7 @@ def equals(value: Value, number: float) -> bool:
     array = value.numpy()
     if array.dtype == object or array.dtype == np.bool_:
         return False
+    if array.dtype.kind in "iu":  # rounding would make 0 of 0.5, and 255 of -1
+        return bool(array.item() == number)
     with np.errstate(all="ignore"):
         return bool(array.reshape(())[()] == np.asarray(number).astype(array.dtype))

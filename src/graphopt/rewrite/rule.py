@@ -11,7 +11,7 @@ from graphopt.errors import GraphoptError
 from graphopt.ir import Model, Node, Value
 from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.context import Context
-from graphopt.rewrite.pattern import Key, Match, OneOf, Op, Pattern, depth
+from graphopt.rewrite.pattern import Key, Match, OneOf, Op, Pattern, depth, width
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _opsets(text: str) -> tuple[int, int]:
 class RuleSet:
     """Rules that are applied together until none fires. Adds up with `+`; is a pass."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] = ()
     name: str = ""
 
     def __add__(self, other: Rule | RuleSet) -> RuleSet:
@@ -132,6 +132,11 @@ class RuleSet:
     def depth(self) -> int:
         """How many operators the deepest pattern spans."""
         return max((depth(p) for r in self.rules for p in r.patterns), default=0)
+
+    @property
+    def width(self) -> int:
+        """How many readers an inner node of a pattern can have."""
+        return max((width(p) for r in self.rules for p in r.patterns), default=1)
 
     def index(self, target: str, opset: int) -> dict[Key, list[tuple[Rule, Op]]]:
         """The rules that can fire, by the operator at their root."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from graphopt.ir import Graph, Node
+from collections.abc import Container, Iterator
+
+from graphopt.ir import Graph, Node, captures
+from graphopt.rewrite.pattern import FEW
 
 # Domains whose operators are known to have no effect but their outputs.
 PURE_DOMAINS = frozenset({"", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft"})
@@ -12,7 +15,23 @@ def is_dead(node: Node) -> bool:
     """Nothing reads any output, and the operator is known to do nothing else."""
     if not node.alive or node.domain not in PURE_DOMAINS or not node.outputs:
         return False
-    return not any(value.users or value.outs for value in node.outputs)
+    if is_read(node):
+        return False
+    return not node.subgraphs or all(inner.domain in PURE_DOMAINS for inner in _inside(node))
+
+
+def is_read(node: Node) -> bool:
+    """Whether anything uses what the node makes."""
+    return any(value.users or value.outs for value in node.outputs)
+
+
+def _inside(node: Node) -> Iterator[Node]:
+    pending = [node]
+    while pending:
+        for body in pending.pop().subgraphs:
+            for inner in body:
+                yield inner
+                pending.append(inner)
 
 
 def is_opaque(graph: Graph) -> bool:
@@ -26,20 +45,23 @@ def is_opaque(graph: Graph) -> bool:
     return False
 
 
-def sweep(*start: Node) -> int:
-    """Erases these nodes if they are dead, and then whatever that leaves dead; returns how many."""
+def sweep(*start: Node, replaced: Container[Node] = ()) -> int:
+    """Erases these nodes if they are dead, and then whatever that leaves dead; returns how many.
+
+    replaced: nodes that something else now stands for, so that they may go even if their operator is not known.
+    """
     pending, count = list(start), 0
     while pending:
         node = pending.pop()
-        if not is_dead(node):
+        if not is_dead(node) and not (node in replaced and node.alive and not is_read(node)):
             continue
-        before = [v.producer for v in node.inputs if v is not None and v.producer is not None]
-        for body in node.subgraphs:
-            before += [v.producer for inner in body for v in inner.inputs if v is not None and v.producer is not None]
+        values = node.inputs if not node.subgraphs else [*node.inputs, *captures(node)]
+        before = [v.producer for v in values if v is not None and v.producer is not None]
         node.graph.erase(node)
         count += 1
         for producer in before:
             if producer.alive and not is_opaque(producer.graph):
                 pending.append(producer)
-                producer.graph.model.journal.append(producer)  # it lost a reader: a pattern may now hold its value alone
+                if sum(len(v.users) for v in producer.outputs) <= FEW:
+                    producer.graph.model.journal.append(producer)  # a pattern may now hold its value alone
     return count

@@ -1,0 +1,1 @@
+"""The contract of passes, checked on all of them."""
