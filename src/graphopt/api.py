@@ -12,7 +12,8 @@ from onnx import ModelProto
 from graphopt import ir
 from graphopt.errors import GraphoptError, OutputError
 from graphopt.finish import check, examine
-from graphopt.ir import Model
+from graphopt.ir import Model, Tensor
+from graphopt.ir.collector import paused
 from graphopt.pipeline import Pipeline
 from graphopt.report import Report
 from graphopt.rewrite import Context
@@ -68,21 +69,20 @@ def optimize(
     """
     began = time.perf_counter()
     pipeline = _prepare(passes, target, verify)
-    source, folder = _source(model)
-    work = model if inplace and isinstance(model, Model) else source()
-    result, ctx = _run(work, pipeline, target, progress)
-    if inplace and isinstance(model, Model) and result is not model:
-        model.reload(result.commit())
+    source = _source(model)
+    result, ctx = _run(source(), pipeline, target, progress)
     if verify != "off":
         check(source(), result)
     proto = ir.to_proto(result)
     report = ctx.close()
     if verify == "numeric":
-        original = model if isinstance(model, ModelProto) or _is_path(model) else ir.to_proto(source())
-        examine(original, proto, report, _replayer(source, pipeline, target), inputs, verify_budget, folder, progress)
+        original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
+        examine(original, proto, report, _replayer(source, pipeline, target), inputs, verify_budget, "", progress)
     if inplace and isinstance(model, ModelProto):
         model.CopyFrom(proto)
         proto = model
+    elif inplace and isinstance(model, Model):
+        model.reload(result.commit(), result.store)
     report.seconds = time.perf_counter() - began
     return (proto, report) if with_report else proto
 
@@ -101,7 +101,8 @@ def optimize_file(
     """Optimizes a file of any size into another; weights stream from disk to disk.
 
     src stays as it is. dst appears whole when everything is done and verified, or not at all; `<dst>.data` beside it
-    holds weights when the model has 2 GiB or more, or external data and another folder than src. The other arguments
+    holds weights when the model has 2 GiB or more, or external data and another folder than src. When verification
+    fails, `<dst>.repro` gets the smallest pair of models that shows it, with inputs and a script. The other arguments
     and errors are those of `optimize`; OutputError also when dst is src or cannot be written.
 
     >>> optimize_file("model.onnx", "model.opt.onnx")   # doctest: +SKIP
@@ -117,7 +118,7 @@ def optimize_file(
         check(ir.load(src), result)
     if verify == "numeric":
         replay = _replayer(lambda: ir.load(src), pipeline, target)
-        examine(src, result, report, replay, inputs, verify_budget, None, progress)
+        examine(src, result, report, replay, inputs, verify_budget, f"{os.fspath(dst)}.repro", progress)
     ir.save(result, dst)
     report.seconds = time.perf_counter() - began
     return report
@@ -131,7 +132,7 @@ def fuse(model: ModelProto | Path | Model, **options: Any) -> ModelProto | tuple
 def explain(model: ModelProto | Path | Model, passes: Any, *, target: str = "onnx") -> Report:
     """Runs passes on a copy and returns what they did (`rewrites`) and what they refused, why (`refusals`)."""
     pipeline = _prepare(passes, target, "off")
-    return _run(_source(model)[0](), pipeline, target, None)[1].close()
+    return _run(_source(model)(), pipeline, target, None)[1].close()
 
 
 def _prepare(passes: Any, target: str, verify: str) -> Pipeline:
@@ -146,18 +147,18 @@ def _is_path(model: Any) -> bool:
     return isinstance(model, (str, os.PathLike))
 
 
-def _source(model: ModelProto | Path | Model) -> tuple[Callable[[], Model], str | None]:
-    """A function that gives the original as a fresh IR model, and the folder of its external data."""
+def _source(model: ModelProto | Path | Model) -> Callable[[], Model]:
+    """A function that gives the original as a fresh IR model."""
     if isinstance(model, ModelProto):
-        return lambda: ir.from_proto(model), None
+        return lambda: ir.from_proto(model)
     if isinstance(model, Model):
-        copy = model.clone()
-        return copy.clone, model.store.folder
+        return model.clone().clone
     if _is_path(model):
-        return lambda: ir.load(model), None
+        return lambda: ir.load(model)
     raise GraphoptError(f"cannot optimize a {type(model).__name__}: give a ModelProto, a path or a graphopt Model")
 
 
+@paused()
 def _run(model: Model, pipeline: Pipeline, target: str, progress: Progress | None) -> tuple[Model, Context]:
     report = Report(model=model.graph.name, target=target, pipeline=str(pipeline))
     ctx = Context(target, report, progress=progress)
@@ -170,10 +171,14 @@ def _run(model: Model, pipeline: Pipeline, target: str, progress: Progress | Non
 
 
 def _size(model: Model) -> tuple[int, int]:
+    """Nodes, and bytes of constants (initializers and Constant nodes)."""
     nodes = weights = 0
     for graph in model.scopes():
         nodes += len(graph)
         weights += sum(v.tensor.nbytes for v in graph.initializers.values() if v.tensor is not None)
+        for node in graph:
+            if node.op == "Constant" and "value" in node.attributes:
+                weights += Tensor(node.attributes["value"].t, model.store).nbytes
     return nodes, weights
 
 

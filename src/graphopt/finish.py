@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx import ModelProto
+from onnx import AttributeProto, ModelProto, TensorProto
 
 from graphopt import ir
-from graphopt.errors import OutputError, PassError, VerificationError
+from graphopt.errors import GraphoptError, OutputError, PassError, VerificationError
 from graphopt.ir import Model
+from graphopt.ir.wire import token_index
 from graphopt.report import Report
 
 if TYPE_CHECKING:
     from graphopt.verify import Budget, VerificationReport
 
 Progress = Callable[[str, int, int], None]
+Source = ModelProto | str | os.PathLike[str]
 
 
 def check(original: Model, result: Model) -> None:
@@ -42,11 +44,14 @@ def _checker(proto: ModelProto) -> str:
     """What onnx's checker says against a model without its weights, in a line, or nothing."""
     bare = ModelProto()
     bare.CopyFrom(proto)
-    for tensor in bare.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = b"\0"
+    for tensor in _tensors(bare):
+        index = token_index(tensor.raw_data)
+        if tensor.data_location == TensorProto.EXTERNAL or index is not None:
+            name = tensor.name
+            tensor.Clear()  # a byte stands for the weights: the checker compares sizes, and looks for files
+            tensor.data_type, tensor.raw_data = TensorProto.UINT8, b"\0"
+            tensor.dims.append(1)
+            tensor.name = name
     try:
         onnx.checker.check_model(bare)
     except onnx.checker.ValidationError as error:
@@ -54,18 +59,32 @@ def _checker(proto: ModelProto) -> str:
     return ""
 
 
+def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model: initializers and attributes, at any depth."""
+    pending: list[Any] = [proto.graph, *proto.functions]
+    while pending:
+        scope = pending.pop()
+        yield from getattr(scope, "initializer", ())
+        for node in scope.node:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    yield attribute.t
+                elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+                    pending += attribute.graphs or [attribute.g]
+
+
 def examine(
-    original: ModelProto | str | os.PathLike[str],
+    original: Source,
     result: ModelProto | Model,
     report: Report,
     replay: Callable[[int], ModelProto],
     inputs: Any,
     budget: float | Budget | None,
-    folder: str | None,
+    repro: str,
     progress: Progress | None,
 ) -> None:
-    """Compares numerically; puts the verdict into the report. Raises VerificationError, after bisection, if they
-    differ."""
+    """Compares numerically; puts the verdict into the report. Raises VerificationError if they differ, after finding
+    the rewrite that did it and writing what reproduces it into the folder `repro` (if that is not empty)."""
     from graphopt.verify import Budget, VerificationReport, verify
 
     if progress is not None:
@@ -81,14 +100,33 @@ def examine(
             return
     report.verification = verify(original, result, inputs, budget=limit)
     if not report.verification.ok:
-        raise VerificationError(_blame(original, report, replay, inputs), report.verification)
+        raise VerificationError(_blame(original, report, replay, inputs, limit, repro), report.verification)
 
 
-def _blame(original: Any, report: Report, replay: Callable[[int], ModelProto], inputs: Any) -> str:
+def _blame(
+    original: Source, report: Report, replay: Callable[[int], ModelProto], inputs: Any, budget: Budget, repro: str
+) -> str:
     """The message of a failed verification: what differs, which rewrite did it, where the repro is."""
     from graphopt.verify.bisect import bisect
+    from graphopt.verify.repro import write_repro
 
     verdict: VerificationReport | None = report.verification
     assert verdict is not None
     text = f"{verdict.summary()}; nothing was written"
+    try:
+        found = bisect(replay, len(report.rewrites), original, inputs, budget=budget)
+    except GraphoptError as error:
+        return f"{text}; which rewrite did it could not be found: {error}"
+    if found.index is None or found.before is None or found.after is None:
+        return f"{text}; no single rewrite could be blamed ({found.checks} prefixes of the run were compared)"
+    if not report.rewrites:
+        return f"{text}; loading and saving alone changed it"
+    rewrite = report.rewrites[found.index]
+    nodes = ", ".join(rewrite.matched[:4])
+    text += f". Rewrite {found.index} did it: {rewrite.rule} on {nodes}; run without that rule"
+    if repro:
+        try:
+            text += f". Repro: {write_repro(repro, found.before, found.after, found.feeds)}"
+        except GraphoptError as error:
+            text += f". A repro could not be written: {error}"
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from graphopt.errors import PassError
@@ -22,7 +23,7 @@ def load_file(path: str | os.PathLike[str]) -> list[str]:
         raise PassError(f"no file {file} to load passes from")
     if file.suffix == ".toml":
         return _load_presets(file)
-    name = f"graphopt_loaded_{file.stem}"
+    name = f"graphopt_loaded_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise PassError(f"{file} is neither Python (.py) nor a preset (.toml)")
@@ -53,6 +54,9 @@ def _load_presets(file: Path) -> list[str]:
         raise PassError(
             f'{file} is no preset file: write [preset.NAME] with passes = "a,b" and doc = "..." ({error})'
         ) from error
+    known = registry.names()
     for name, (text, doc) in presets.items():
+        if name in known and registry.get(name).module != str(file):
+            raise PassError(f"{file} defines {name!r}, which is the name of another pass or preset; choose another")
         registry.add(registry.Entry(name, "preset", doc or text, {}, lambda text=text: text, str(file)))
     return list(presets)

@@ -28,8 +28,9 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """The first line of the documentation."""
-        return self.doc.strip().split("\n")[0]
+        """The first sentence of the documentation."""
+        first = " ".join(self.doc.strip().split("\n\n")[0].split())
+        return first.partition(". ")[0].rstrip(".")
 
 
 _ENTRIES: dict[str, Entry] = {}

@@ -1,0 +1,24 @@
+"""Cast(x, to=T)   ==   x where x is of type T;  CastLike(x, like)   ==   Cast(x, to=type of like), or x.
+
+Guards: the type of x, or of `like`, must be known for certain.
+"""
+
+from __future__ import annotations
+
+from graphopt.rewrite import Builder, Match, P, refuse, rule
+from graphopt.rewrite.rule import Outcome
+
+
+@rule("eliminate-cast", P.Cast("x").as_("cast"))
+def eliminate_cast(m: Match, new: Builder) -> Outcome:
+    return m.x if m.x.dtype is not None and m.x.dtype == m.cast.attr("to") else None
+
+
+@rule("resolve-cast-like", P.CastLike("x", "like").as_("cast"))
+def resolve_cast_like(m: Match, new: Builder) -> Outcome:
+    dtype = m.like.dtype
+    if dtype is None:
+        return refuse("the type to cast to is not known")
+    if dtype == m.x.dtype:
+        return m.x  # type: ignore[no-any-return]
+    return new.Cast(m.x, like=m.cast, to=dtype)  # type: ignore[no-any-return]

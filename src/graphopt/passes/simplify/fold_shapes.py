@@ -1,0 +1,229 @@
+"""Shape computations that come out as numbers, or as something that is there already.
+
+Dims are carried through Shape, Gather, Slice, Concat, arithmetic, comparisons and the like as numbers and polynomials
+over the symbols of the inputs (a symbol is one size, at least 0). Then
+
+- a tensor whose elements are all known   ==   a constant;
+- a tensor with the same elements as one computed before   ==   that one;
+- Reshape(x, s)   ==   Reshape(x, constant) where all but one of the elements are numbers or the dim of x at that place;
+- Expand(x, s)   ==   x where no dim grows, else with 1 for each dim that stays;
+- Slice(x, starts, ends)   ==   constant starts and ends, where an end is the dim itself.
+
+Guards: a -1 is made only next to positive numbers (next to a dim of size 0 it is an error), a written size that may be
+0 at run time is no size (it copies a dim); what is returned stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from graphopt.analysis.shapes import ensure_types
+from graphopt.ir import Graph, Model, Node, Value
+from graphopt.passes.base import Pass
+from graphopt.passes.simplify import _dims
+from graphopt.passes.simplify._facts import normalize, option, vector
+from graphopt.passes.simplify._poly import Size
+from graphopt.passes.simplify._sizes import Facts, List
+from graphopt.rewrite import Context
+from graphopt.rewrite.builder import mark, sources_of
+from graphopt.rewrite.sweep import is_opaque, sweep
+
+NAME = "fold-shapes"
+ALL = np.iinfo(np.int64).max
+SOURCES = ("Shape", "Size")  # where sizes come from
+
+
+@dataclass(frozen=True)
+class FoldShapes(Pass):
+    """Computes shapes ahead of time, symbolic ones included.
+
+    nonempty: take every symbolic dim of the model's inputs to be at least 1. Nothing may then be fed with a size of 0.
+    """
+
+    name = NAME
+    nonempty: bool = False
+
+    def run(self, model: Model, ctx: Context) -> None:
+        """Goes through every scope once."""
+        graphs = [graph for graph in model.scopes(functions=False) if not is_opaque(graph)]
+        if not any(node.op in SOURCES for graph in graphs for node in graph):
+            return  # what depends on constants alone is for constant folding
+        ensure_types(model, fresh=model.facts.get("types") != model.version)
+        facts, count = Facts(self.nonempty), ctx.count
+        for graph in graphs:
+            for value in graph.inputs:
+                facts.given.update(dim for dim in value.shape or () if isinstance(dim, str))
+        for graph in graphs:
+            _Scope(graph, facts, ctx).run()
+        if ctx.count != count:
+            model.facts.pop("types", None)  # more can be inferred now
+
+
+class _Scope:
+    def __init__(self, graph: Graph, facts: Facts, ctx: Context):
+        self.graph, self.facts, self.ctx = graph, facts, ctx
+        self.seen: dict[Any, Value] = {}  # elements and dtype -> the first value that has them
+
+    def run(self) -> None:
+        for node in self.graph:
+            if not node.alive or not node.outputs:
+                continue
+            _dims.visit(node, self.facts)
+            self.facts.visit(node)
+            found = self.facts.lists.get(node.output)
+            if found is not None and self.settle(node, found):
+                continue
+            change = _READERS.get(node.op)
+            if change is not None and not node.domain and self.ctx.allow():
+                change(self, node)
+
+    def settle(self, node: Node, found: List) -> bool:
+        """A constant, or the same as before; whether the node went away."""
+        value = node.output
+        if not self.ctx.allow() or value.outs or node.op in ("Constant", "Identity") or found.known is None:
+            return False
+        numbers = found.numbers
+        key = (found, value.dtype)
+        known = self.seen.get(key)
+        if numbers is not None:
+            dtype = helper.tensor_dtype_to_np_dtype(value.dtype or TensorProto.INT64)
+            array = np.array(numbers[0] if found.is_scalar else numbers, dtype)
+            self.replace(node, self.graph.constant(array, value.name))
+        elif known is not None and (known.producer is None or known.producer.alive):
+            self.replace(node, known)
+        else:
+            self.seen[key] = value
+            return False
+        return True
+
+    def replace(self, node: Node, new: Value) -> None:
+        label, old = node.label, node.output
+        if old.users or old.outs:
+            old.replace_with(new)
+            self.ctx.record(NAME, [label], [new.name], self.graph)
+        sweep(node)
+
+    def operand(self, node: Node, slot: int, sizes: Sequence[Any]) -> None:
+        """Constant sizes for a node, in place of computed ones."""
+        old = node.inputs[slot]
+        node.set_input(slot, self.graph.constant(vector(sizes), f"{node.label}_sizes"))
+        self.ctx.record(NAME, [node.label], [node.label], self.graph)
+        if old is not None and old.producer is not None and old.graph is self.graph:
+            sweep(old.producer)
+
+    # -- readers of shapes ---------------------------------------------------------------------------------------------
+
+    def reshape(self, node: Node) -> None:
+        shape, dims, literal = node.input(1), self.facts.dims(node.input(0)), self.facts.of(node.input(1))
+        if shape is None or shape.is_const or literal is None or literal.is_scalar or dims is None:
+            return
+        keep_zeros = bool(node.attr("allowzero", 0))
+        target = target_of(dims, literal.items, self.facts, literal=True, keep_zeros=keep_zeros)
+        result = _dims.reshaped(node, self.facts)
+        if target is None:
+            target = target_of(dims, result, self.facts, literal=False)
+        added = None if target is not None else inserted(dims, result)
+        if added is not None:
+            self.unsqueeze(node, added)
+            return
+        if target is None:
+            self.ctx.refuse(NAME, "the shape has more than one dim that is not known", node)
+            return
+        if keep_zeros:
+            node.set_attr("allowzero", None)
+        self.operand(node, 1, target)
+
+    def unsqueeze(self, node: Node, axes: list[int]) -> None:
+        """Only dims of 1 are new."""
+        graph, label = self.graph, node.label
+        made = graph.insert("Unsqueeze", [node.inputs[0]], before=node, name=node.name or None)
+        if graph.opset() < 13:
+            made.set_attr("axes", axes)
+        else:
+            made.inputs.append(None)
+            made.set_input(1, graph.constant(vector(axes), "axes"))
+        mark(made, NAME, sources_of([node]))
+        node.output.replace_with(made.output)
+        sweep(node)
+        self.ctx.record(NAME, [label], [made.label], graph)
+
+    def expand(self, node: Node) -> None:
+        x, shape = node.inputs
+        dims, target = self.facts.dims(x), self.facts.of(shape)
+        if x is None or shape is None or dims is None or target is None or target.is_scalar:
+            return
+        result = _dims.expanded(node, self.facts)
+        if result is not None and list(result) == list(dims):
+            if not node.output.outs or (x.producer is not None and x.graph is self.graph and not x.outs):
+                self.replace(node, x)
+            return
+        offset = len(dims) - len(target.items)
+        sizes = [
+            1 if axis + offset >= 0 and size == dims[axis + offset] else size for axis, size in enumerate(target.items)
+        ]
+        if not shape.is_const and all(isinstance(size, int) for size in sizes):
+            self.operand(node, 1, sizes)
+
+    def slice(self, node: Node) -> None:
+        x, ends, dims = node.inputs[0], self.facts.of(node.input(2)), self.facts.dims(node.input(0))
+        axes, steps = option(node, "axes", 3), option(node, "steps", 4)
+        if x is None or ends is None or ends.numbers is not None or dims is None or axes is None or steps is None:
+            return
+        front = normalize(axes or tuple(range(len(ends.items))), len(dims))
+        if front is None or len(front) != len(ends.items) or any(step != 1 for step in steps):
+            return
+        far = [ALL if size == dims[axis] else size for axis, size in zip(front, ends.items, strict=True)]
+        if all(isinstance(size, int) for size in far):
+            self.operand(node, 2, far)
+
+
+def target_of(
+    dims: tuple[Size, ...], sizes: Sequence[Size | None] | None, facts: Facts, literal: bool, keep_zeros: bool = False
+) -> tuple[int, ...] | None:
+    """The operand of a Reshape of something with these dims: copies (0) for symbols, -1 for one size that is not known.
+
+    literal: sizes are as they are written, with the meaning that 0 (keep_zeros: none) and -1 have there; else they are
+    what comes out.
+    """
+    target: list[int] = []
+    unknown, all_positive = 0, True
+    for axis, size in enumerate(sizes or ()):
+        old = dims[axis] if axis < len(dims) else None
+        if size == 0 and (keep_zeros or (old != 0 and not literal)):
+            return None  # a copy would be another size
+        if isinstance(size, int) and size != 0:
+            target.append(size)
+        elif size == 0 or (size is not None and size == old):
+            target.append(0)
+            all_positive = all_positive and old is not None and facts.is_positive(old)
+        else:
+            unknown += 1
+            target.append(-1)
+    if sizes is None or target.count(-1) > 1 or (unknown and not all_positive):
+        return None
+    return tuple(target)
+
+
+def inserted(dims: tuple[Size, ...], sizes: Sequence[Size | None] | None) -> list[int] | None:
+    """The axes of the dims of 1 in which alone a result differs from the dims that it is made of."""
+    axes, at = [], 0
+    for axis, size in enumerate(sizes or ()):
+        if at < len(dims) and size is not None and size == dims[at]:
+            at += 1
+        elif size == 1:
+            axes.append(axis)
+        else:
+            return None
+    return axes if axes and at == len(dims) else None
+
+
+_READERS: dict[str, Callable[[_Scope, Node], None]] = {
+    "Expand": _Scope.expand,
+    "Reshape": _Scope.reshape,
+    "Slice": _Scope.slice,
+}

@@ -1,0 +1,66 @@
+"""Reshape, Flatten, Squeeze, Unsqueeze or Expand of x   ==   x where the result's shape is certainly that of x; so is
+Tile with all repeats 1.
+
+The element count stays the same in the first four, so one dim may be unknown if the others are equal and positive (or,
+in a Reshape, if it is written as -1). Guards: shapes must be known well enough. A Squeeze keeps the rank only where it
+names no axis and no dim is 1 (an empty list of axes is read in two ways by runtimes: left alone).
+"""
+
+from __future__ import annotations
+
+from graphopt.ir import Node, Shape, Value
+from graphopt.passes.simplify._facts import equal, ints, option, same_elements, same_shape
+from graphopt.rewrite import Builder, Match, P, maybe, rule
+from graphopt.rewrite.rule import Outcome
+
+
+@rule("eliminate-reshape", P.Reshape("x", maybe("shape")).as_("node"))
+def eliminate_reshape(m: Match, new: Builder) -> Outcome:
+    before, after = m.x.shape, m.node.output.shape
+    if before is None or after is None or len(before) != len(after):
+        return None
+    if same_elements(before, after):
+        return m.x  # type: ignore[no-any-return]
+    return m.x if _inferred(m.node, before, after) else None
+
+
+def _inferred(node: Node, before: Shape, after: Shape) -> bool:
+    """The only dim that may differ is the one written as -1: with the others equal it cannot."""
+    target = option(node, "shape", 1)
+    if target is None or len(target) != len(before):
+        return False
+    return all(size == -1 or equal(a, b) for size, a, b in zip(target, before, after, strict=True))
+
+
+@rule("eliminate-flatten", P.Flatten("x").as_("node"))
+def eliminate_flatten(m: Match, new: Builder) -> Outcome:
+    if m.x.rank == 2 and m.node.attr("axis") in (1, -1):
+        return m.x  # type: ignore[no-any-return]
+    return m.x if same_elements(m.x.shape, m.node.output.shape) else None
+
+
+@rule("eliminate-squeeze", P.Squeeze("x", maybe("axes")).as_("node"))
+def eliminate_squeeze(m: Match, new: Builder) -> Outcome:
+    if m.axes is not None or "axes" in m.node.attributes or m.x.shape is None:
+        return None
+    return m.x if all(isinstance(dim, int) and dim != 1 for dim in m.x.shape) else None
+
+
+@rule("eliminate-expand", P.Expand("x", "shape").as_("node"))
+def eliminate_expand(m: Match, new: Builder) -> Outcome:
+    if same_shape(m.x, m.node.output):
+        return m.x  # type: ignore[no-any-return]
+    sizes = ints(m.shape)
+    if sizes is None or any(size != 1 for size in sizes):
+        return None
+    return m.x if not sizes or _has_rank(m.x, len(sizes)) else None
+
+
+def _has_rank(value: Value, rank: int) -> bool:
+    return value.rank is not None and value.rank >= rank
+
+
+@rule("eliminate-tile", P.Tile("x", "repeats"), opset=">=6")
+def eliminate_tile(m: Match, new: Builder) -> Outcome:
+    repeats = ints(m.repeats)
+    return m.x if repeats is not None and all(count == 1 for count in repeats) else None
