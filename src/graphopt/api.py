@@ -193,7 +193,7 @@ def _replayer(source: Callable[[], Model], pipeline: Pipeline, target: str) -> C
 
 def _refuse_overwriting(src: Path, dst: Path) -> None:
     source, target = os.path.realpath(os.fspath(src)), os.path.realpath(os.fspath(dst))
-    if source == target:
+    if source == target or (os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target)):
         raise OutputError(f"{os.fspath(dst)} is the input itself; choose another output file")
     if os.path.isdir(target):
         raise OutputError(f"{os.fspath(dst)} is a folder; name a file in it")

@@ -84,8 +84,9 @@ class Pipeline:
         A pass that raises leaves no trace in the model: the run so far is replayed without it, its failure is in
         `report.warnings`, and the passes after it run. GraphoptErrors about the model itself are raised.
         """
-        for graph in list(model.scopes()):
-            graph.ensure_sorted()
+        if model.facts.get("sorted") != model.version:
+            for graph in list(model.scopes()):
+                graph.ensure_sorted()
         start = model.commit().SerializeToString()
         skipped: set[int] = set()
         for number, step in enumerate(_flat(self.steps, model, ctx)):
@@ -153,7 +154,7 @@ class _Parser:
 
     def fail(self, what: str, at: int | None = None) -> Any:
         place = at if at is not None else (self.tokens[self.at][1] if self.at < len(self.tokens) else len(self.text))
-        raise PipelineSyntaxError(f"pipeline {self.text!r}, at {place}: {what}", self.text, place)
+        raise PipelineSyntaxError(f"pipeline {self.text!r}, at {place}: {what}; write a,b{{option=1}},(c,d)*2", self.text, place)
 
     def peek(self) -> str:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else ""

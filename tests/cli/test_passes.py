@@ -46,7 +46,7 @@ def test_list_has_every_name_and_its_first_line(graphopt, loaded):
     for name in registry.names():
         assert any(line.split()[:1] == [name] for line in lines), name
     assert "  count-nodes" in result.out
-    assert "Counts [nodes] and changes none." in result.out
+    assert "Counts [nodes] and changes none" in result.out
 
 
 def test_every_pass_has_a_summary_and_documentation(graphopt):

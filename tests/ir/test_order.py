@@ -9,10 +9,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from graphopt.errors import ModelError
-from graphopt.ir import from_proto
+from graphopt.ir import Model, from_proto
 from graphopt.ir.order import is_sorted
 
-from .util import BRANCH, committed, model, ops
+from .util import BRANCH, committed, model, ops, proto
 
 
 def chain(length: int, reverse: bool = False) -> ModelProto:
@@ -93,10 +93,12 @@ def test_bodies_wait_for_what_they_capture() -> None:
     ids=["two", "itself", "through a body"],
 )
 def test_cycles(text: str) -> None:
-    m = model(text)
+    m = Model(proto(text))
     with pytest.raises(ModelError, match="cycle through"):
         m.graph.toposort()
     assert len(m.graph) == len(m.graph.nodes)  # as it was
+    with pytest.raises(ModelError, match="cycle through"):
+        model(text)
 
 
 def test_unsorted_chains_can_be_edited() -> None:

@@ -114,7 +114,7 @@ def load_inputs(files: Sequence[Path] | None) -> list[dict[str, Any]] | None:
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as data:
                 feeds.append({name: data[name] for name in data.files})
         except FileNotFoundError:
-            raise GraphoptError(f"inputs file {str(file)!r} does not exist") from None
+            raise GraphoptError(f"inputs file {str(file)!r} does not exist; check the path") from None
         except (OSError, ValueError, AttributeError, TypeError, EOFError, BadZipFile) as error:
             hint = "write it with numpy.savez(file, input_name=array, ...)"
             raise GraphoptError(f"inputs file {str(file)!r} is no .npz archive of plain arrays; {hint}") from error
@@ -128,14 +128,18 @@ def check_writable(file: Path, *, never: Path | None = None, what: str = "output
     if not file.parent.is_dir():
         raise OutputError(f"{what} folder {str(file.parent)!r} does not exist; create it first")
     if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise OutputError(f"{what} {str(file)!r} cannot be written: permission denied")
+        raise OutputError(f"{what} {str(file)!r} cannot be written: permission denied; choose another place")
     if never is not None and file.exists() and never.exists() and file.samefile(never):
         raise OutputError(f"{what} {str(file)!r} is the input itself; name another file with -o")
 
 
 def write_text(file: Path, text: str) -> None:
     """Write `text` (UTF-8) to `file`. Raises OutputError."""
+    from graphopt.ir.files import replacing
+
     try:
-        file.write_text(text, encoding="utf-8")
+        with replacing(str(file)) as stream:
+            stream.write(text.encode())
     except OSError as error:
-        raise OutputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise OutputError(f"cannot write {str(file)!r}: {reason}; make room there, or choose another place") from error

@@ -17,6 +17,7 @@ from graphopt.errors import ExternalDataError, ModelError, OutputError
 from graphopt.ir.collector import paused
 from graphopt.ir.model import Model
 from graphopt.ir.tensor import Store, folder_of, locate, payload_bytes
+from graphopt.ir.valid import validate
 from graphopt.ir.wire import BIG, Buffer, join, split, token_index
 
 Path = str | os.PathLike[str]
@@ -48,7 +49,7 @@ def load(path: Path) -> Model:
             data = file.read() if size < SMALL else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"cannot read {name}: {reason}") from error
+        raise ModelError(f"cannot read {name}: {reason}; give the path of an .onnx file") from error
     try:
         if not len(data):
             raise ModelError("the file is empty; export the model again")
@@ -69,6 +70,7 @@ def _parse(data: bytes | mmap.mmap, folder: str) -> Model:
     if isinstance(data, mmap.mmap):
         store.mapped.append(data)
     model = Model(proto, store)
+    validate(model)
     if _LOCATION in skeleton:
         check_external(model)
     return model
@@ -126,6 +128,7 @@ def _from_parts(proto: ModelProto, folder: str) -> Model:
         if raw is not None:
             own.raw_data = store.add(raw) if len(raw) >= BIG else raw
     model = Model(copy, store)
+    validate(model)
     check_external(model)
     return model
 
@@ -184,7 +187,8 @@ def save(model: Model, path: Path) -> None:
             for piece in pieces:
                 _write(file, piece, model.store)
     except OSError as error:
-        raise OutputError(f"cannot write {name}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise OutputError(f"cannot write {name}: {reason}; make room there, or choose another place") from error
 
 
 def _save_apart(model: Model, name: str, moved: bool, large: bool) -> None:
@@ -193,7 +197,7 @@ def _save_apart(model: Model, name: str, moved: bool, large: bool) -> None:
     proto, store, data = ModelProto(), model.store, name + ".data"
     proto.CopyFrom(model.commit())
     places: dict[object, tuple[int, int]] = {}
-    with replacing(data) as file, replacing(name) as main:
+    with replacing(name) as main, replacing(data) as file:  # the data is in place first
         for tensor, is_weight in _tensors(Model(proto, store)):
             if tensor.data_location == TensorProto.EXTERNAL:
                 path, *span = locate(tensor, store.folder)

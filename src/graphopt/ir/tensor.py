@@ -75,12 +75,16 @@ def locate(proto: TensorProto, folder: str) -> tuple[str, int, int | None]:
         )
     if not os.path.isfile(path):
         what = "is no regular file" if os.path.exists(path) else "is missing"
-        raise ExternalDataError(f"external data file {os.path.join(folder or '.', location)} of {name!r} {what}")
+        raise ExternalDataError(
+            f"external data file {os.path.join(folder or '.', location)} of {name!r} {what}; put it beside the model"
+        )
     try:
         offset = int(entries.get("offset") or 0)
         length = int(entries["length"]) if entries.get("length") else None
     except ValueError:
-        raise ExternalDataError(f"external data of {name!r} has an offset or length that is no number") from None
+        raise ExternalDataError(
+            f"external data of {name!r} has an offset or length that is no number; export the model again"
+        ) from None
     return path, offset, length
 
 

@@ -20,7 +20,7 @@ def load_file(path: str | os.PathLike[str]) -> list[str]:
     """
     file = Path(path)
     if not file.is_file():
-        raise PassError(f"no file {file} to load passes from")
+        raise PassError(f"no file {file} to load passes from; check the path")
     if file.suffix == ".toml":
         return _load_presets(file)
     name = f"graphopt_loaded_{file.stem}_{sha256(str(file.resolve()).encode()).hexdigest()[:8]}"

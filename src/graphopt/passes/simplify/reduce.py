@@ -9,8 +9,10 @@ Guards: axes must be constant, their sizes numbers; without axes all are meant, 
 
 from __future__ import annotations
 
+from typing import Any
+
 from graphopt.ir import Node, Value
-from graphopt.passes.simplify._facts import INTEGERS, normalize, option, vector
+from graphopt.passes.simplify._facts import INTEGERS, ints, normalize, option, vector
 from graphopt.passes.simplify._views import make_squeeze
 from graphopt.rewrite import Builder, Match, P, maybe, refuse, rule
 from graphopt.rewrite.rule import Outcome
@@ -66,9 +68,12 @@ def _change(m: Match, new: Builder, keep: bool) -> Outcome:
     if normalize(moved, m.x.rank) is None or set(normalize(moved, m.x.rank) or ()) != set(axes):
         return refuse("the two do not change the same axes")
     # Axes from the front: with others ONNX Runtime gets the shape of an empty result wrong.
+    attrs: dict[str, Any] = {"keepdims": int(keep)}
     if node.op.startswith("Arg"):
-        return new.make(node.op, m.x, like=node, keepdims=int(keep), axis=axes[0])  # type: ignore[no-any-return]
-    if m.a is None:
-        return new.make(node.op, m.x, like=node, keepdims=int(keep), axes=list(axes))  # type: ignore[no-any-return]
-    given = m.a if min(option(node, "axes", 1) or (0,)) >= 0 else new.constant(vector(axes), "axes")
-    return new.make(node.op, m.x, given, like=node, keepdims=int(keep))  # type: ignore[no-any-return]
+        attrs["axis"] = axes[0]
+    elif "axes" in node.attributes:
+        attrs["axes"] = list(axes)
+    operand = m.a
+    if operand is not None and min(ints(operand) or (0,)) < 0:
+        operand = new.constant(vector(axes), "axes")
+    return new.make(node.op, m.x, operand, like=node, **attrs)  # type: ignore[no-any-return]
