@@ -108,7 +108,9 @@ def test_an_unknown_pass_gets_a_suggestion():
 
 
 def test_whatever_names_a_pass_is_taken():
-    pipeline = Pipeline.of(["cse,dead-code", FoldConstants(size=8), FoldConstants, one_abs, one_abs + one_abs, Pipeline.parse("cse")])
+    pipeline = Pipeline.of(
+        ["cse,dead-code", FoldConstants(size=8), FoldConstants, one_abs, one_abs + one_abs, Pipeline.parse("cse")]
+    )
     assert [str(step) for step in pipeline.steps] == [
         "cse",
         "dead-code",
@@ -167,5 +169,7 @@ def test_a_limit_gives_a_prefix_of_the_whole_run(limit):
 
 
 def test_the_target_reaches_the_rules():
-    only = RuleSet((rule("for-ort", P.Neg("x"), targets=["onnxruntime"])(lambda m, new: new.Neg(new.Neg(new.Neg(m.x)))),))
+    only = RuleSet(
+        (rule("for-ort", P.Neg("x"), targets=["onnxruntime"])(lambda m, new: new.Neg(new.Neg(new.Neg(m.x)))),)
+    )
     assert not run(only, target="onnx")[1].rewrites

@@ -29,11 +29,29 @@ VERIFY = ("off", "check", "numeric")
 
 @overload
 def optimize(
-    model: ModelProto | Path | Model, passes: Any = ..., *, with_report: Literal[False] = ..., **options: Any
+    model: ModelProto | Path | Model,
+    passes: Any = ...,
+    *,
+    target: str = ...,
+    verify: str = ...,
+    inputs: Any = ...,
+    inplace: bool = ...,
+    with_report: Literal[False] = ...,
+    verify_budget: float | Budget | None = ...,
+    progress: Progress | None = ...,
 ) -> ModelProto: ...
 @overload
 def optimize(
-    model: ModelProto | Path | Model, passes: Any = ..., *, with_report: Literal[True], **options: Any
+    model: ModelProto | Path | Model,
+    passes: Any = ...,
+    *,
+    target: str = ...,
+    verify: str = ...,
+    inputs: Any = ...,
+    inplace: bool = ...,
+    with_report: Literal[True],
+    verify_budget: float | Budget | None = ...,
+    progress: Progress | None = ...,
 ) -> tuple[ModelProto, Report]: ...
 def optimize(
     model: ModelProto | Path | Model,
@@ -53,9 +71,9 @@ def optimize(
     list of them ("default", "fuse", "cleanup"; `graphopt passes` lists all). target: "onnx" (any runtime),
     "onnxruntime" (may use com.microsoft operators) or "tensorrt". verify: "numeric" compares with the original in ONNX
     Runtime, "check" looks at validity and interface only, "off" at nothing. inputs: a feed dict or a list of them to
-    verify with, instead of made ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or a
-    `graphopt.verify.Budget`; what does not fit is in `report.verification.unchecked`. progress: called with (stage, done,
-    total).
+    verify with, instead of made ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or
+    a `graphopt.verify.Budget`; what does not fit is in `report.verification.unchecked`. progress: called with (stage,
+    done, total).
 
     Returns the optimized ModelProto; with `with_report`, a pair of it and the `Report`. Raises a GraphoptError:
     ModelError (not valid ONNX), UnknownPassError, PipelineSyntaxError, RewriteCycle, OutputError (2 GiB or more: use
@@ -70,10 +88,10 @@ def optimize(
     began = time.perf_counter()
     pipeline = _prepare(passes, target, verify)
     source = _source(model)
-    result, ctx = _run(source(), pipeline, target, progress)
+    result, ctx = _run(source, pipeline, target, progress)
     if verify != "off":
         check(source(), result)
-    proto = ir.to_proto(result)
+    proto = ir.to_proto(result, whole=not isinstance(model, ModelProto))
     report = ctx.close()
     if verify == "numeric":
         original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
@@ -110,8 +128,10 @@ def optimize_file(
     began = time.perf_counter()
     pipeline = _prepare(passes, target, verify)
     _refuse_overwriting(src, dst)
-    model = ir.load(src)
-    result, ctx = _run(model, pipeline, target, progress)
+    with paused():
+        result, ctx = _run(lambda: ir.load(src), pipeline, target, progress)
+        if verify == "off":
+            ir.save(result, dst)
     ctx.report.model = os.path.basename(os.fspath(src))
     report = ctx.close()
     if verify != "off":
@@ -119,20 +139,22 @@ def optimize_file(
     if verify == "numeric":
         replay = _replayer(lambda: ir.load(src), pipeline, target)
         examine(src, result, report, replay, inputs, verify_budget, f"{os.fspath(dst)}.repro", progress)
-    ir.save(result, dst)
+    if verify != "off":
+        ir.save(result, dst)
     report.seconds = time.perf_counter() - began
     return report
 
 
 def fuse(model: ModelProto | Path | Model, **options: Any) -> ModelProto | tuple[ModelProto, Report]:
     """`optimize` with the preset "fuse": vertical fusion and the clean-up that it needs. Same options and errors."""
-    return optimize(model, "fuse", **options)
+    result: ModelProto | tuple[ModelProto, Report] = optimize(model, "fuse", **options)
+    return result
 
 
 def explain(model: ModelProto | Path | Model, passes: Any, *, target: str = "onnx") -> Report:
     """Runs passes on a copy and returns what they did (`rewrites`) and what they refused, why (`refusals`)."""
     pipeline = _prepare(passes, target, "off")
-    return _run(_source(model)(), pipeline, target, None)[1].close()
+    return _run(_source(model), pipeline, target, None)[1].close()
 
 
 def _prepare(passes: Any, target: str, verify: str) -> Pipeline:
@@ -159,11 +181,14 @@ def _source(model: ModelProto | Path | Model) -> Callable[[], Model]:
 
 
 @paused()
-def _run(model: Model, pipeline: Pipeline, target: str, progress: Progress | None) -> tuple[Model, Context]:
+def _run(
+    source: Callable[[], Model], pipeline: Pipeline, target: str, progress: Progress | None
+) -> tuple[Model, Context]:
+    model = source()
     report = Report(model=model.graph.name, target=target, pipeline=str(pipeline))
     ctx = Context(target, report, progress=progress)
     report.nodes_before, report.bytes_before = _size(model)
-    result = pipeline.run(model, ctx)
+    result = pipeline.run(model, ctx, source)
     for graph in result.scopes():
         graph.ensure_sorted()
     report.nodes_after, report.bytes_after = _size(result)

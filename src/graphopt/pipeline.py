@@ -11,9 +11,9 @@ from __future__ import annotations
 import ast
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from onnx import ModelProto
 
@@ -78,16 +78,17 @@ class Pipeline:
     def __add__(self, other: Pipeline) -> Pipeline:
         return Pipeline(self.steps + other.steps)
 
-    def run(self, model: Model, ctx: Context) -> Model:
+    def run(self, model: Model, ctx: Context, source: Callable[[], Model] | None = None) -> Model:
         """Runs the passes; returns the model, which is another object if a failing pass had to be rolled back.
 
         A pass that raises leaves no trace in the model: the run so far is replayed without it, its failure is in
-        `report.warnings`, and the passes after it run. GraphoptErrors about the model itself are raised.
+        `report.warnings`, and the passes after it run. GraphoptErrors about the model itself are raised. source: gives
+        the model as it is now once more, for that; without it, a copy of the graph is kept.
         """
         if model.facts.get("sorted") != model.version:
             for graph in list(model.scopes()):
                 graph.ensure_sorted()
-        start = model.commit().SerializeToString()
+        source = source or _copier(model)
         skipped: set[int] = set()
         for number, step in enumerate(_flat(self.steps, model, ctx)):
             count, clock = ctx.count, time.perf_counter()
@@ -98,17 +99,19 @@ class Pipeline:
                 step.run(model, ctx)
             except GraphoptError:
                 raise
-            except Exception as error:  # a pass may fail in any way; the model must not suffer from it
+            except Exception as error:  # noqa: BLE001 - a pass may fail in any way
                 skipped.add(number)
                 ctx.report.warn(f"pass {step} failed and was rolled back: {type(error).__name__}: {error}")
-                model = self._replay(start, model, ctx, count, skipped)
+                model = self._replay(source, ctx, count, skipped)
             after = sum(len(graph) for graph in model.scopes())
             entry = PassReport(ctx.pass_name, time.perf_counter() - clock, ctx.count - count, before, after)
             ctx.report.passes.append(entry)
         return model
 
-    def _replay(self, start: bytes, failed: Model, ctx: Context, count: int, skipped: set[int]) -> Model:
-        model = Model(ModelProto.FromString(start), failed.store)
+    def _replay(self, source: Callable[[], Model], ctx: Context, count: int, skipped: set[int]) -> Model:
+        model = source()
+        for graph in list(model.scopes()):
+            graph.ensure_sorted()
         again = Context(ctx.target, limit=count)
         for number, step in enumerate(_flat(self.steps, model, again)):
             if number > max(skipped):
@@ -118,6 +121,11 @@ class Pipeline:
         del ctx.report.rewrites[count:]
         ctx.count = count
         return model
+
+
+def _copier(model: Model) -> Callable[[], Model]:
+    start, store = model.commit().SerializeToString(), model.store
+    return lambda: Model(ModelProto.FromString(start), store)
 
 
 def _flat(steps: tuple[Step, ...], model: Model, ctx: Context) -> Iterator[Step]:
@@ -137,7 +145,10 @@ _TOKEN = re.compile(r"\s*(?:([A-Za-z][\w.-]*)|([-(),+*])|(\{[^{}]*\})|(\d+))")
 
 
 class _Parser:
-    """pipeline := item (',' item)*;  item := '(' pipeline ')' ['*' n] | unit ('+' unit)*;  unit := name ['{' options '}']"""
+    """pipeline := item (',' item)*
+    item := '(' pipeline ')' ['*' n] | unit ('+' unit)*
+    unit := name ['{' options '}']
+    """
 
     def __init__(self, text: str):
         self.text = text
@@ -152,9 +163,11 @@ class _Parser:
             self.tokens.append((token, at - len(token)))
         self.at = 0
 
-    def fail(self, what: str, at: int | None = None) -> Any:
+    def fail(self, what: str, at: int | None = None) -> NoReturn:
         place = at if at is not None else (self.tokens[self.at][1] if self.at < len(self.tokens) else len(self.text))
-        raise PipelineSyntaxError(f"pipeline {self.text!r}, at {place}: {what}; write a,b{{option=1}},(c,d)*2", self.text, place)
+        raise PipelineSyntaxError(
+            f"pipeline {self.text!r}, at {place}: {what}; write a,b{{option=1}},(c,d)*2", self.text, place
+        )
 
     def peek(self) -> str:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else ""

@@ -139,3 +139,19 @@ def test_inferring_only_when_something_is_new(monkeypatch: pytest.MonkeyPatch) -
     assert new.shape == ("N", 3)
     ensure_types(m, fresh=True)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("word", ["?", "None", "unknown", "-1", ""])
+def test_words_for_any_size_are_no_symbols(word: str) -> None:
+    """Two dims named "?" need not be equal: an Expand of one to the other is no identity."""
+    m = Model(
+        parser.parse_model(
+            '<ir_version: 8, opset_import: ["": 17]> g (float[N] a, float[N] b) => (float[N] y) {y = Add(a, b)}'
+        )
+    )
+    for info in m.proto.graph.input:
+        info.type.tensor_type.shape.dim[0].dim_param = word
+    ensure_types(m)
+    assert [v.shape for v in m.graph.inputs] == [(None,), (None,)]
+    assert not isinstance(m.graph.outputs[0].shape[0], int)
+    assert m.graph.outputs[0].shape[0] != word or not word

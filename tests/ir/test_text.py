@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphopt.analysis.shapes import ensure_types
-from graphopt.ir import Model, from_proto, to_text
+from graphopt.ir import Model, to_text
 
 from .util import model, proto
 

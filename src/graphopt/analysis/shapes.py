@@ -3,7 +3,7 @@
 Uses onnx's own inference on the weight-less skeleton. Declared types of inner values, of outputs and of the inputs of
 bodies are left out of it: published models declare wrong ones, and ONNX Runtime runs them. So are the values of
 initializers that a caller may override. A symbol stands for one size everywhere, as the ONNX specification says
-(IR.md, "Static tensor shapes").
+(IR.md, "Static tensor shapes"); "?", "None" and the like, which exporters write on any dim, are no symbols.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, ModelProto, shape_inference
 
 from graphopt.ir import Graph, Model
+from graphopt.ir.node import is_symbol
 
 _UNKNOWN = "unk__"
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
@@ -37,20 +38,18 @@ def _untyped(model: Model, version: int) -> bool:
 
 def infer(model: Model) -> None:
     """Runs shape inference; leaves types unknown where onnx finds none, or finds the model contradictory."""
-    bare = ModelProto()
-    bare.CopyFrom(model.commit())
-    _strip(bare.graph)
-    overridable = {value.name for value in model.graph.inputs} & model.graph.initializers.keys()
-    if overridable:
-        bare.graph.initializer.sort(key=lambda tensor: tensor.name in overridable)
-        del bare.graph.initializer[len(bare.graph.initializer) - len(overridable) :]
+    bare = _bare(model)
+    known = {dim.dim_param for info in bare.graph.input for dim in info.type.tensor_type.shape.dim}
     try:
         result = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=False)
     except Exception:  # noqa: BLE001 - onnx raises several C++ exception types; unknown shapes are always safe
         return
     model.facts["inferences"] = era = model.facts.get("inferences", 0) + 1
-    known = {dim.dim_param for info in bare.graph.input for dim in info.type.tensor_type.shape.dim}
-    pending: list[tuple[Graph, GraphProto]] = [(model.graph, result.graph)]
+    found = result.graph
+    if not model.graph.holders:  # types keep their message alive: let it be one without the nodes
+        found = GraphProto(value_info=found.value_info, output=found.output)
+        del bare, result
+    pending: list[tuple[Graph, GraphProto]] = [(model.graph, found)]
     while pending:
         graph, proto = pending.pop()
         _take(graph, proto, known, f".{era}" if era > 1 else "")
@@ -58,6 +57,25 @@ def infer(model: Model) -> None:
             if node.subgraphs:
                 bodies = [b for a in node_proto.attribute if a.type in _GRAPHS for b in (a.graphs or [a.g])]
                 pending += zip(node.subgraphs, bodies, strict=True)
+
+
+def _bare(model: Model) -> ModelProto:
+    """A copy without weights, without what the file says of inner values and outputs, and without defaults."""
+    bare = ModelProto(ir_version=model.ir_version, opset_import=model.proto.opset_import)
+    bare.functions.extend(model.proto.functions)
+    graph = model.graph
+    if graph.holders or model.functions:
+        model.commit()  # bodies are part of their nodes' protos
+    proto: Any = graph.proto
+    bare.graph.input.extend(proto.input)
+    bare.graph.output.extend(proto.output)
+    bare.graph.sparse_initializer.extend(proto.sparse_initializer)
+    tensors = (v.tensor.proto for v in graph.initializers.values() if v.tensor is not None and not v.is_input)
+    bare.graph.initializer.extend(tensors)
+    bare.graph.node.extend(node.write() for node in graph)
+    _strip(bare.graph)
+    _forget_anonymous(bare.graph)
+    return bare
 
 
 def _take(graph: Graph, proto: GraphProto, known: set[str], suffix: str) -> None:
@@ -73,6 +91,14 @@ def _take(graph: Graph, proto: GraphProto, known: set[str], suffix: str) -> None
                     if dim.dim_param.startswith(_UNKNOWN) and dim.dim_param not in known:
                         dim.dim_param += suffix
             value.set_type(info.type)
+
+
+def _forget_anonymous(graph: GraphProto) -> None:
+    """Input dims that no caller is held to: negative sizes, and words like "?" that stand for any size."""
+    for info in graph.input:
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or (dim.dim_param and not is_symbol(dim.dim_param)):
+                dim.Clear()
 
 
 def _strip(graph: GraphProto) -> None:

@@ -20,4 +20,7 @@ def paused() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # through the frozen generation and back: old, without being walked now
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
-from typing import IO
+from typing import IO, cast
 
 from google.protobuf.message import DecodeError, EncodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
@@ -63,7 +63,7 @@ def load(path: Path) -> Model:
 def _parse(data: bytes | mmap.mmap, folder: str) -> Model:
     skeleton, blobs = (bytes(data), []) if len(data) < SMALL else split(memoryview(data))
     try:
-        proto = ModelProto.FromString(skeleton)
+        proto = ModelProto.FromString(cast(bytes, skeleton))  # takes any buffer, whatever its stub says
     except DecodeError:
         raise ModelError("not an ONNX model, or cut short: it is no valid protobuf; is this the right file?") from None
     store = Store(list(blobs), folder)
@@ -71,7 +71,8 @@ def _parse(data: bytes | mmap.mmap, folder: str) -> Model:
         store.mapped.append(data)
     model = Model(proto, store)
     validate(model)
-    if _LOCATION in skeleton:
+    text = skeleton if isinstance(skeleton, bytes) else data  # a view could only be searched byte by byte
+    if text.find(_LOCATION) >= 0:
         check_external(model)
     return model
 

@@ -175,11 +175,7 @@ def _commit(graph: Graph) -> None:
     graph._unwritten.clear()
     order: dict[int, int] = {}
     for index, node in enumerate(graph):
-        order[id(node.proto)] = index
-        if node.dirty:
-            node.proto.input[:] = [value.name if value is not None else "" for value in node.inputs]
-            node.proto.output[:] = [value.name for value in node.outputs]
-            node.dirty = False
+        order[id(node.write())] = index
     end = len(order)
     in_place = len(proto.node) == end and all(order.get(id(p)) == i for i, p in enumerate(proto.node))
     if not in_place:

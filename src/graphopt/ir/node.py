@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, TypeProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorShapeProto, TypeProto
 
 from graphopt.errors import ModelError
 from graphopt.ir import dtypes, schema
@@ -218,6 +218,14 @@ class Node:
         self.inputs[index] = new
         self.graph.touch(self)
 
+    def write(self) -> NodeProto:
+        """The node's proto, with the present names of inputs and outputs written into it."""
+        if self.dirty:
+            self.proto.input[:] = [value.name if value is not None else "" for value in self.inputs]
+            self.proto.output[:] = [value.name for value in self.outputs]
+            self.dirty = False
+        return self.proto
+
     def constant_value(self) -> NDArray:
         """The array that a Constant node makes (any of its value attributes)."""
         known = self._values.get(_ARRAY) if self._values is not None else None
@@ -277,10 +285,26 @@ def release(value: Value, node: Node) -> None:
         del value.users[node]
 
 
+# What exporters write for "any size": the same word on two dims says nothing about both.
+_ANONYMOUS = frozenset({"", "?", "*", "-1", "none", "null", "unk", "unknown", "dynamic", "any"})
+
+
+def is_symbol(name: str) -> bool:
+    """Whether a dim_param stands for one size wherever it is used."""
+    return name.lower() not in _ANONYMOUS
+
+
 def _dims(type_proto: TypeProto) -> Shape | None:
     if not type_proto.HasField("tensor_type") or not type_proto.tensor_type.HasField("shape"):
         return None
-    return tuple(
-        (d.dim_value if d.dim_value >= 0 else None) if d.HasField("dim_value") else d.dim_param or None
-        for d in type_proto.tensor_type.shape.dim
-    )
+    return tuple([_dim(d) for d in type_proto.tensor_type.shape.dim])
+
+
+def _dim(proto: TensorShapeProto.Dimension) -> Dim:
+    size = proto.dim_value
+    if size > 0:
+        return size
+    if proto.HasField("dim_value"):
+        return 0 if size == 0 else None
+    name = proto.dim_param
+    return name if is_symbol(name) else None

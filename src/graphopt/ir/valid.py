@@ -1,4 +1,4 @@
-"""What a model must be before anything is done with it: faults that would only show much later, or be taken for ours."""
+"""What a model must be before anything is done with it: faults that would show much later, or be taken for ours."""
 
 from __future__ import annotations
 
@@ -75,4 +75,3 @@ def _why_not(op: str, opset: int) -> str:
     if versions:
         return f", which is new in opset {min(versions)}; the model imports {opset}: export it with a later opset"
     return f", which ONNX does not have in opset {opset}; is a custom operator's domain missing?"
-

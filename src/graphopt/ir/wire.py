@@ -45,7 +45,7 @@ def token_index(raw: bytes) -> int | None:
     return None
 
 
-def split(data: Buffer, big: int = BIG) -> tuple[bytes, list[memoryview]]:
+def split(data: Buffer, big: int = BIG) -> tuple[Buffer, list[memoryview]]:
     """Serialized model -> (the same without large payloads, the payloads).
 
     Raises ModelError when the buffer is cut short or is no protobuf message.
@@ -58,7 +58,7 @@ def split(data: Buffer, big: int = BIG) -> tuple[bytes, list[memoryview]]:
         return token(len(blobs) - 1)
 
     pieces, _ = _substitute(view, lambda start, end: end - start >= big, payload)
-    return b"".join(pieces), blobs
+    return b"".join(pieces) if blobs else view, blobs
 
 
 def join(data: bytes, blobs: Sequence[Buffer]) -> tuple[list[Buffer], int]:

@@ -52,7 +52,7 @@ def get(name: str) -> Entry:
 
 
 def make(name: str, options: dict[str, Any]) -> Any:
-    """A pass by name with these options. Raises UnknownPassError or PipelineSyntaxError (unknown option, wrong type)."""
+    """A pass by name with these options. Raises UnknownPassError, or PipelineSyntaxError for a wrong option."""
     entry = get(name)
     for key, value in options.items():
         if key not in entry.options:
@@ -61,7 +61,7 @@ def make(name: str, options: dict[str, Any]) -> Any:
         default = entry.options[key]
         if type(value) is not type(default) and not (isinstance(default, float) and type(value) is int):
             raise PipelineSyntaxError(
-                f"option {key!r} of {name!r} takes a {type(default).__name__}, not {value!r}; its default is {default!r}"
+                f"option {key!r} of {name!r} takes a {type(default).__name__}, not {value!r} (default: {default!r})"
             )
     return entry.make(**options)
 

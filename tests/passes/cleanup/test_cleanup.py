@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
+from tests.passes.util import apply, assert_same, model, node
 
 from graphopt.errors import ModelError
-from tests.passes.util import apply, assert_same, model, node
 
 X = {"x": np.linspace(-2, 2, 12, dtype=np.float32).reshape(4, 3)}
 
@@ -43,8 +43,11 @@ def test_a_default_that_a_caller_may_override_stays():
 def test_what_a_body_captures_is_alive():
     m = parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17]> g (bool c, float[3] x) => (float[3] y) {
-        used = Neg(x)
-        y = If (c) <then_branch = t () => (float[3] a) { a = Relu(used) }, else_branch = e () => (float[3] b) { b = Abs(x) dead = Exp(used) }>
+            used = Neg(x)
+            y = If (c) <
+                then_branch = t () => (float[3] a) { a = Relu(used) },
+                else_branch = e () => (float[3] b) { b = Abs(x) dead = Exp(used) }
+            >
         }"""
     )
     out, _ = apply(m, "dead-code")
@@ -62,7 +65,8 @@ def test_operators_of_unknown_domains_may_do_more_than_compute():
 def test_functions_that_nothing_calls_go():
     body = [node("Relu", "a", "b")]
     used, unused = (
-        helper.make_function("f", name, ["a"], ["b"], body, [helper.make_opsetid("", 17)]) for name in ("used", "unused")
+        helper.make_function("f", name, ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+        for name in ("used", "unused")
     )
     m = model([node("used", "x", "y", domain="f")], {"x": [3]}, {"y": [3]}, imports={"f": 1}, functions=[used, unused])
     assert [f.name for f in apply(m, "dead-code")[0].functions] == ["used"]
@@ -84,7 +88,12 @@ def test_functions_that_nothing_calls_go():
     ],
 )
 def test_every_form_of_constant_is_lifted_with_its_dtype(attribute, expected):
-    m = model([node("Constant", "", "c", **attribute), node("Shape", "c", "y")], {"x": [3]}, ["y"], output_dtype=TensorProto.INT64)
+    m = model(
+        [node("Constant", "", "c", **attribute), node("Shape", "c", "y")],
+        {"x": [3]},
+        ["y"],
+        output_dtype=TensorProto.INT64,
+    )
     out, _ = apply(m, "lift-constants")
     assert ops(out) == ["Shape"]
     (tensor,) = out.graph.initializer
@@ -103,7 +112,12 @@ def test_a_constant_that_is_returned_stays_a_node():
 def test_a_sparse_constant_stays_a_node():
     values = numpy_helper.from_array(np.array([1.0], np.float32), "v")
     sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.array([2], np.int64), "i"), [1000000])
-    m = model([node("Constant", "", "c", sparse_value=sparse), node("Shape", "c", "y")], {"x": [3]}, ["y"], output_dtype=TensorProto.INT64)
+    m = model(
+        [node("Constant", "", "c", sparse_value=sparse), node("Shape", "c", "y")],
+        {"x": [3]},
+        ["y"],
+        output_dtype=TensorProto.INT64,
+    )
     out, report = apply(m, "lift-constants")
     assert ops(out) == ["Constant", "Shape"]
     assert report.refusals["lift-constants"] == {"the constant is sparse": ["c"]}
@@ -126,7 +140,9 @@ def test_before_ir_version_4_initializers_are_listed_as_inputs():
 
 
 def test_equal_weights_become_one():
-    m = model([node("Add", "x a", "t"), node("Add", "t b", "y")], {"x": [4, 3]}, ["y"], {"a": [1.0, 2, 3], "b": [1.0, 2, 3]})
+    m = model(
+        [node("Add", "x a", "t"), node("Add", "t b", "y")], {"x": [4, 3]}, ["y"], {"a": [1.0, 2, 3], "b": [1.0, 2, 3]}
+    )
     out, _ = apply(m, "deduplicate")
     assert [t.name for t in out.graph.initializer] == ["a"]
     assert_same(m, out, X)
@@ -150,12 +166,20 @@ def test_large_weights_are_compared_whole():
     ],
 )
 def test_what_differs_in_bits_dtype_or_shape_stays_apart(a, b):
-    m = model([node("Shape", "a", "s"), node("Shape", "b", "t"), node("Concat", "s t", "y", axis=0)], {"x": [3]}, ["y"], {"a": a, "b": b}, output_dtype=TensorProto.INT64)
+    m = model(
+        [node("Shape", "a", "s"), node("Shape", "b", "t"), node("Concat", "s t", "y", axis=0)],
+        {"x": [3]},
+        ["y"],
+        {"a": a, "b": b},
+        output_dtype=TensorProto.INT64,
+    )
     assert len(apply(m, "deduplicate")[0].graph.initializer) == 2
 
 
 def test_typed_fields_and_raw_data_are_the_same_values():
-    m = model([node("Add", "x a", "t"), node("Add", "t b", "y")], {"x": [4, 3]}, ["y"], {"a": [1.0, 2, 3], "b": [1.0, 2, 3]})
+    m = model(
+        [node("Add", "x a", "t"), node("Add", "t b", "y")], {"x": [4, 3]}, ["y"], {"a": [1.0, 2, 3], "b": [1.0, 2, 3]}
+    )
     m.graph.initializer[1].CopyFrom(helper.make_tensor("b", TensorProto.FLOAT, [3], [1.0, 2, 3]))
     assert len(apply(m, "deduplicate")[0].graph.initializer) == 1
 
@@ -170,7 +194,13 @@ def test_a_default_is_no_duplicate():
 
 def test_equal_nodes_become_one_and_so_do_their_readers():
     m = model(
-        [node("Neg", "x", "a"), node("Neg", "x", "b"), node("Exp", "a", "c"), node("Exp", "b", "d"), node("Add", "c d", "y")],
+        [
+            node("Neg", "x", "a"),
+            node("Neg", "x", "b"),
+            node("Exp", "a", "c"),
+            node("Exp", "b", "d"),
+            node("Add", "c d", "y"),
+        ],
         {"x": [4, 3]},
         ["y"],
     )
@@ -193,7 +223,13 @@ def test_equal_nodes_become_one_and_so_do_their_readers():
     ids=["slots", "attributes", "order", "random", "seeded", "domain"],
 )
 def test_what_is_not_the_same_stays(first, second):
-    m = model([first, second, node("Add", "a b", "y")], {"x": [4, 3]}, {"y": [4, 3]}, {"c": np.float32(1)}, imports={"my.ops": 1})
+    m = model(
+        [first, second, node("Add", "a b", "y")],
+        {"x": [4, 3]},
+        {"y": [4, 3]},
+        {"c": np.float32(1)},
+        imports={"my.ops": 1},
+    )
     assert len(apply(m, "cse")[0].graph.node) == 3
 
 
@@ -216,8 +252,10 @@ def test_a_returned_result_keeps_its_name_when_it_is_the_later_one():
 
 def test_functions_are_inlined():
     m = parser.parse_model(
-        """<ir_version: 8, opset_import: ["": 17, "f": 1]> g (float[4,3] x) => (float[4,3] y) { t = f.twice<k = 3.0>(x)  y = f.twice<k = 2.0>(t) }
-        <domain: "f", opset_import: ["": 17]> twice <k>(a) => (b) { c = Constant<value_float: float = @k>() b = Mul(a, c) }"""
+        """<ir_version: 8, opset_import: ["": 17, "f": 1]>
+        g (float[4,3] x) => (float[4,3] y) { t = f.twice<k = 3.0>(x)  y = f.twice<k = 2.0>(t) }
+        <domain: "f", opset_import: ["": 17]>
+        twice <k>(a) => (b) { c = Constant<value_float: float = @k>() b = Mul(a, c) }"""
     )
     out, report = apply(m, "inline-functions")
     assert not out.functions

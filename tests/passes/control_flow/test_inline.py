@@ -203,6 +203,18 @@ def test_empty_scan_output_of_unknown_shape() -> None:
     assert nodes(after) == "Identity" and fired(report) == ["inline-loop"]
 
 
+def test_range_of_what_a_branch_hides() -> None:
+    """Range of one-element vectors: runtimes take them only as long as they do not see the shape."""
+    body = """(int64[1] n, int64 one) => (int64[K] y) <bool yes = {1}, int64 zero = {0}> {
+        m = If(yes) < then_branch = t () => (int64[a] p) { p = Abs(n) },
+                      else_branch = e () => (int64[b, c] q) { s = Shape(n)  q = Expand(n, s) } >
+        y = Range(zero, m, one) }"""
+    before = parse(body)
+    after, report = apply(before, "inline-if", "simplify")
+    assert nodes(after) == "Abs Squeeze Range" and "range-of-scalars" in fired(report)
+    same(before, after, {"n": np.int64([4]), "one": np.array(1)})
+
+
 def test_results_of_a_model_with_everything(rng: Any) -> None:
     """A loop of one trip in a branch that is taken, which captures values of both scopes around it."""
     body = """(float[2] x) => (float[2] y) <bool yes = {1}, int64 one = {1}> {

@@ -6,7 +6,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto
-
 from tests.passes.util import apply, assert_same, fired, model, node, ops, rand, reasons, run
 
 RING = np.array([0, 0, 1, 1, 0, 0, 1, 1])
@@ -86,7 +85,10 @@ def test_pads_that_are_left_alone(m):
 
 def test_a_pad_with_another_reader_stays():
     m = model(
-        [node("Pad", "x pads", "p"), node("MaxPool", "p", "y", kernel_shape=[3, 3])], {"x": [2, 3, 6, 6]}, ["y", "p"], {"pads": RING}
+        [node("Pad", "x pads", "p"), node("MaxPool", "p", "y", kernel_shape=[3, 3])],
+        {"x": [2, 3, 6, 6]},
+        ["y", "p"],
+        {"pads": RING},
     )
     assert not fired(apply(m, "avoid-pad-pool")[1])
 
@@ -104,7 +106,9 @@ def test_an_unknown_rank_is_refused():
         {"pads": RING},
     )
     _, report = apply(m, "avoid-pad-pool")
-    assert reasons(report, "avoid-pad-pool") == ["the rank of what is padded is not known, so the same dims cannot be spelled"]
+    assert reasons(report, "avoid-pad-pool") == [
+        "the rank of what is padded is not known, so the same dims cannot be spelled"
+    ]
 
 
 # -- DequantizeLinear before MatMul ------------------------------------------------------------------------------------
@@ -165,7 +169,9 @@ def test_a_transposed_weight(scale):
     right_when_optimized(m, out, ROWS)
 
 
-@pytest.mark.parametrize("spec", [{"scale": (N,), "axis": -1}, {"scale": (1,)}, {"op": "Add", "shape": (1, K)}], ids=str)
+@pytest.mark.parametrize(
+    "spec", [{"scale": (N,), "axis": -1}, {"scale": (1,)}, {"op": "Add", "shape": (1, K)}], ids=str
+)
 def test_weights_that_are_left_alone(spec):
     assert not fired(apply(matmul(**spec), "avoid-dequantize-matmul")[1])
 
@@ -246,6 +252,52 @@ def test_a_scale_that_spreads_becomes_a_matrix():
     assert not fired(apply(out, "avoid-spreading-norm-scale")[1])
 
 
-@pytest.mark.parametrize(("shape", "scale"), [([2, 5, 32], (32,)), ([2, 5, 1], (1, 32)), ([2, 5, 1], (1,)), ([2, 5, "W"], (32,))])
+@pytest.mark.parametrize(
+    ("shape", "scale"), [([2, 5, 32], (32,)), ([2, 5, 1], (1, 32)), ([2, 5, 1], (1,)), ([2, 5, "W"], (32,))]
+)
 def test_scales_that_do_not_spread_stay(shape, scale):
     assert not fired(apply(rms(shape, scale), "avoid-spreading-norm-scale")[1])
+
+
+# -- two pairs of Q/DQ -------------------------------------------------------------------------------------------------
+
+
+def pairs(first, second, shape=("M", 64), dtypes=(np.uint8, np.uint8)):
+    nodes = [
+        node("QuantizeLinear", "x s1 z1", "q"),
+        node("DequantizeLinear", "q s1 z1", "d"),
+        node("QuantizeLinear", "d s2 z2", "r"),
+        node("DequantizeLinear", "r s2 z2", "y"),
+    ]
+    weights = {
+        "s1": np.float32(first[0]),
+        "z1": dtypes[0](first[1]),
+        "s2": np.float32(second[0]),
+        "z2": dtypes[1](second[1]),
+    }
+    return model(nodes, {"x": list(shape)}, {"y": list(shape)}, weights)
+
+
+@pytest.mark.parametrize(("first", "second"), [((0.05, 128), (0.01, 128)), ((0.02, 128), (0.02, 100))])
+def test_unlike_pairs_are_kept_apart(first, second):
+    m = pairs(first, second)
+    out, report = apply(m, "avoid-qdq-merge")
+    assert fired(report) == ["avoid-qdq-merge"]
+    right_when_optimized(m, out, ROWS)
+    assert not fired(apply(out, "avoid-qdq-merge")[1])
+
+
+def test_an_unknown_rank_takes_a_max():
+    m = pairs((0.05, 128), (0.01, 128))
+    m.graph.node.insert(0, node("Reshape", "w dims", "x"))
+    m.graph.input[0].name = "w"
+    m.graph.input.add().CopyFrom(
+        model([node("Neg", "dims", "t")], {"dims": ["R"]}, ["t"], dtype=TensorProto.INT64).graph.input[0]
+    )
+    out, _ = apply(m, "avoid-qdq-merge")
+    assert ops(out)["Max"] == 1
+    right_when_optimized(m, out, {"w": ROWS["x"], "dims": np.array([4, K])})
+
+
+def test_equal_pairs_stay():
+    assert not fired(apply(pairs((0.05, 128), (0.05, 128)), "avoid-qdq-merge")[1])

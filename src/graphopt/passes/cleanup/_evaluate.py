@@ -17,7 +17,7 @@ def evaluate(model: Model, nodes: list[Node], wanted: list[Value]) -> dict[Value
     else one a node, with what the runtime cannot do left to `onnx.reference`."""
     try:
         return _session(model, nodes, wanted, {})
-    except Exception:  # ORT raises its own exception types, which share no base but Exception
+    except Exception:  # noqa: BLE001 - ORT raises its own types, which share no other base
         pass
     known: dict[Value, NDArray] = {}
     for node in nodes:
@@ -28,7 +28,7 @@ def evaluate(model: Model, nodes: list[Node], wanted: list[Value]) -> dict[Value
             try:
                 known.update(run(model, [node], outputs, known))
                 break
-            except Exception:  # the same; reference implementations raise whatever numpy does
+            except Exception:  # noqa: BLE001 - the same; reference implementations raise whatever numpy does
                 continue
     return {value: known[value] for value in wanted if value in known}
 
@@ -88,9 +88,7 @@ def _store(tensor: TensorProto, array: NDArray, name: str, dtype: int) -> None:
     fill(tensor, array, name, Store(), dtype)
 
 
-def _session(
-    model: Model, nodes: list[Node], wanted: list[Value], known: dict[Value, NDArray]
-) -> dict[Value, NDArray]:
+def _session(model: Model, nodes: list[Node], wanted: list[Value], known: dict[Value, NDArray]) -> dict[Value, NDArray]:
     import onnxruntime as ort
 
     build = _Build(model, nodes, known)
@@ -112,7 +110,7 @@ def _reference(
     build = _Build(model, nodes, known)
     names = build.ask(wanted)
     with np.errstate(all="ignore"):
-        return _accept(wanted, ReferenceEvaluator(build.proto).run(names, build.feeds))
+        return _accept(wanted, list(ReferenceEvaluator(build.proto).run(names, build.feeds)))
 
 
 def _accept(wanted: list[Value], results: list[Any]) -> dict[Value, NDArray]:

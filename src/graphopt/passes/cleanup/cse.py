@@ -34,17 +34,22 @@ class CommonSubexpressions(Pass):
     name = "cse"
 
     def run(self, model: Model, ctx: Context) -> None:
+        """Merges equal nodes, scope by scope."""
         for graph in list(model.scopes()):
             if not is_opaque(graph):
                 _merge(graph, ctx)
 
 
 def _merge(graph: Graph, ctx: Context) -> None:
-    seen: dict[Any, Node] = {}
+    seen: dict[Any, dict[Any, Node]] = {}
     for node in graph:
         if node.subgraphs or not node.outputs or node.domain not in PURE_DOMAINS or is_random(node):
             continue
-        first = seen.setdefault(_key(node), node)
+        alike = seen.setdefault(_shape_of(node), {})
+        if None in alike:  # the first of its kind: only now do its attributes matter
+            alone = alike.pop(None)
+            alike[_attributes(alone)] = alone
+        first = alike.setdefault(_attributes(node) if alike else None, node)
         if first is node:
             continue
         pairs = list(zip(node.outputs, first.outputs, strict=True))
@@ -58,12 +63,11 @@ def _merge(graph: Graph, ctx: Context) -> None:
         ctx.record("cse", [label], [first.label], graph)
 
 
-def _key(node: Node) -> Any:
-    proto = node.proto.attribute
-    attributes: Any = ()
-    if len(proto) == 1:
-        attributes = proto[0].SerializeToString(deterministic=True)
-    elif proto:
-        attributes = tuple(sorted(a.SerializeToString(deterministic=True) for a in proto))
+def _shape_of(node: Node) -> Any:
+    """What two equal nodes share, apart from attributes: those are only looked at where this is the same."""
     inputs: list[Value | None] = node.inputs
-    return node.domain, node.op, attributes, tuple(inputs), tuple(bool(v.name) for v in node.outputs)
+    return node.domain, node.op, tuple(inputs), tuple([bool(v.name) for v in node.outputs])
+
+
+def _attributes(node: Node) -> tuple[bytes, ...]:
+    return tuple(sorted(a.SerializeToString(deterministic=True) for a in node.proto.attribute))

@@ -24,6 +24,7 @@ class DeadCode(Pass):
     name = "dead-code"
 
     def run(self, model: Model, ctx: Context) -> None:
+        """Removes from the innermost scopes outwards."""
         for graph in reversed(list(model.scopes())):
             if not is_opaque(graph):
                 _nodes(graph, ctx)

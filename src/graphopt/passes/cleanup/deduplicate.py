@@ -27,6 +27,7 @@ class Deduplicate(Pass):
     name = "deduplicate"
 
     def run(self, model: Model, ctx: Context) -> None:
+        """Merges within each scope."""
         for graph in list(model.scopes(functions=False)):
             if not is_opaque(graph):
                 _merge(graph, ctx)

@@ -51,6 +51,7 @@ class FoldConstants(Pass):
     growth: int = 1 << 26
 
     def run(self, model: Model, ctx: Context) -> None:
+        """Folds in waves: what one computes may tell the next a size."""
         room = self.growth
         for wave in range(8):
             ensure_types(model, fresh=wave > 0)
@@ -113,7 +114,6 @@ class _Sites:
         self.values.update(sizes)
         self.nodes[node] = None
         return ""
-
 
     def _divides(self, node: Node) -> bool:
         """Whether a division is of floats, or by known integers that the processor can divide by."""

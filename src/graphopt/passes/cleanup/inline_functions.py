@@ -22,6 +22,7 @@ class InlineFunctions(Pass):
     name = "inline-functions"
 
     def run(self, model: Model, ctx: Context) -> None:
+        """Inlines all calls, in all scopes."""
         if not model.functions or not ctx.allow():
             return
         _refuse_recursion(model)

@@ -24,6 +24,7 @@ class LiftConstants(Pass):
     name = "lift-constants"
 
     def run(self, model: Model, ctx: Context) -> None:
+        """Lifts within each scope."""
         for graph in list(model.scopes(functions=False)):
             if is_opaque(graph) or not graph.holds_initializers:
                 continue

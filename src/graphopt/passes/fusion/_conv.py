@@ -51,7 +51,7 @@ def after(m: Match, new: Builder, affine: Affine) -> Outcome:
         if isinstance(data, Refusal):
             return data
         bias = new.constant(data, b.name if b is not None else f"{conv.label}_bias")
-    return new.make(conv.op, m.x, weight, bias, like=conv)  # type: ignore[no-any-return]
+    return new.make(conv.op, m.x, weight, bias, like=conv)
 
 
 def before(m: Match, new: Builder, affine: Affine) -> Outcome:
@@ -78,7 +78,7 @@ def before(m: Match, new: Builder, affine: Affine) -> Outcome:
         if isinstance(data, Refusal):
             return data
         weight = new.constant(data, w.name or "weight")
-    return new.make(conv.op, m.x, weight, bias, like=conv)  # type: ignore[no-any-return]
+    return new.make(conv.op, m.x, weight, bias, like=conv)
 
 
 def is_padded(conv: Node, weight: Value) -> bool:

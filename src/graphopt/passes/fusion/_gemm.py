@@ -74,7 +74,7 @@ def _with_bias(m: Match, new: Builder, weight: Value, scale: NDArray | None, shi
     gemm, b, beta = m.gemm, m.get("b"), m.gemm.attr("beta", 1.0)
     if b is None or (scale is None and shift is None):
         if shift is None:
-            return new.Gemm(m.x, weight, b, like=gemm)  # type: ignore[no-any-return]
+            return new.Gemm(m.x, weight, b, like=gemm)
         beta = 0.0
     elif not b.is_const:
         return refuse("the bias is computed at run time")
@@ -88,7 +88,7 @@ def _with_bias(m: Match, new: Builder, weight: Value, scale: NDArray | None, shi
         return data
     bias = new.constant(data, b.name if b is not None else f"{gemm.label}_bias")
     changed = {} if shift is None else {"beta": None}
-    return new.Gemm(m.x, weight, bias, like=gemm, **changed)  # type: ignore[no-any-return]
+    return new.Gemm(m.x, weight, bias, like=gemm, **changed)
 
 
 def _factor(values: NDArray, on_rows: bool) -> NDArray:

@@ -56,7 +56,7 @@ def fuse_activation(m: Match, new: Builder) -> Outcome:
         pairs = zip(("activation_alpha", "activation_beta"), parameters, strict=False)
         made = new.FusedGemm(m.x, m.w, m.b, like=m.gemm, **options, **dict(pairs))
     made.set_type(m.root.output.type)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _bounds(m: Match) -> list[float] | Refusal:

@@ -39,7 +39,7 @@ def fuse_affine_matmul(m: Match, new: Builder) -> Outcome:
     data = scaled(m.w, affine.scale if affine.scale.ndim == 0 else affine.scale[:, None])
     if isinstance(data, Refusal):
         return data
-    return new.MatMul(m.x, new.constant(data, m.w.name), like=m.matmul)  # type: ignore[no-any-return]
+    return new.MatMul(m.x, new.constant(data, m.w.name), like=m.matmul)
 
 
 def _shift(m: Match, new: Builder, affine: Affine) -> Outcome:
@@ -52,4 +52,4 @@ def _shift(m: Match, new: Builder, affine: Affine) -> Outcome:
     if isinstance(bias, Refusal):
         return bias
     product = new.MatMul(m.x, m.w, like=m.matmul, type_of=m.matmul.output)
-    return new.Add(product, new.constant(bias, m.b.name), like=m.root)  # type: ignore[no-any-return]
+    return new.Add(product, new.constant(bias, m.b.name), like=m.root)

@@ -61,8 +61,8 @@ def _sum(m: Match, new: Builder) -> Outcome:
         return data
     merged = new.constant(data, m.b.name)
     if inner * outer > 0:
-        return new.Add(m.x, merged, name=m.root.label)  # type: ignore[no-any-return]
-    return new.Sub(merged, m.x, name=m.root.label)  # type: ignore[no-any-return]
+        return new.Add(m.x, merged, name=m.root.label)
+    return new.Sub(merged, m.x, name=m.root.label)
 
 
 def _sign(node: Node, constant: Value) -> int:
@@ -94,7 +94,7 @@ def _product(m: Match, new: Builder) -> Outcome:
     data = _narrowed(total, m.b)
     if isinstance(data, Refusal):
         return data
-    return new.Mul(m.x, new.constant(data, m.b.name), name=m.root.label)  # type: ignore[no-any-return]
+    return new.Mul(m.x, new.constant(data, m.b.name), name=m.root.label)
 
 
 def _one_way(a: NDArray, b: NDArray) -> bool:

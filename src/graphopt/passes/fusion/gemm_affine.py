@@ -47,7 +47,7 @@ def _add(m: Match, new: Builder) -> Outcome:
         return refuse(f"a constant of shape {list(array.shape)} is not proven to leave the product's shape as it is")
     absent = m.b is None or not m.gemm.attr("beta")
     if absent and m.root.op == "Add":
-        return new.Gemm(m.x, m.w, m.c, like=m.gemm, beta=None)  # type: ignore[no-any-return]
+        return new.Gemm(m.x, m.w, m.c, like=m.gemm, beta=None)
     if not m.w.is_const and m.b is None:
         return refuse("the weights are computed at run time")
     values = array.astype(np.float64)

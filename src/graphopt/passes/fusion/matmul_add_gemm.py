@@ -42,4 +42,4 @@ def fuse_matmul_add_gemm(m: Match, new: Builder) -> Outcome:
         return refuse("the constant is not proven to leave the shape of the product as it is")
     if any(v.producer is not None and v.producer.op == "DequantizeLinear" for v in (m.a, m.b)):
         return refuse("an operand is dequantized here: the runtime recognises that in front of MatMul")
-    return new.Gemm(m.a, m.b, m.t, name=m.matmul.label)  # type: ignore[no-any-return]
+    return new.Gemm(m.a, m.b, m.t, name=m.matmul.label)

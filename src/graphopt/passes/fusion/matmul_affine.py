@@ -33,10 +33,10 @@ def fuse_matmul_affine(m: Match, new: Builder) -> Outcome:
         return weight
     b = m.get("b")
     if b is None:
-        return new.MatMul(m.x, new.constant(weight, m.w.name), like=m.matmul)  # type: ignore[no-any-return]
+        return new.MatMul(m.x, new.constant(weight, m.w.name), like=m.matmul)
     factor = m.c.numpy().astype(np.float64)
     bias = rounded(b.numpy().astype(np.float64) * (factor if m.root.op == "Mul" else 1.0 / factor), b)
     if isinstance(bias, Refusal):
         return bias
     product = new.MatMul(m.x, new.constant(weight, m.w.name), like=m.matmul, type_of=m.matmul.output)
-    return new.Add(product, new.constant(bias, b.name), like=m.add)  # type: ignore[no-any-return]
+    return new.Add(product, new.constant(bias, b.name), like=m.add)

@@ -38,4 +38,4 @@ def fuse_matmul_bn(m: Match, new: Builder) -> Outcome:
     if isinstance(bias, Refusal):
         return bias
     name = m.matmul.label
-    return new.Gemm(m.x, new.constant(weight, m.w.name), new.constant(bias, f"{name}_bias"), name=name)  # type: ignore[no-any-return]
+    return new.Gemm(m.x, new.constant(weight, m.w.name), new.constant(bias, f"{name}_bias"), name=name)

@@ -24,4 +24,4 @@ def fuse_pad_conv(m: Match, new: Builder) -> Outcome:
         return refuse("auto_pad computes pads from the padded size")
     own = m.conv.attr("pads") or () if m.conv.attr("auto_pad") == "NOTSET" else ()
     total = [a + b for a, b in zip(pads, own or [0] * len(pads), strict=True)]
-    return new.Conv(m.x, m.w, *m.b, like=m.conv, pads=total, auto_pad=None)  # type: ignore[no-any-return]
+    return new.Conv(m.x, m.w, *m.b, like=m.conv, pads=total, auto_pad=None)

@@ -22,4 +22,4 @@ def fuse_transpose_gemm(m: Match, new: Builder) -> Outcome:
     swaps = tuple(m.transpose.attr("perm") or (1, 0)) == (1, 0)
     key, operands = ("transA", (m.t, m.other)) if m.get("first") else ("transB", (m.other, m.t))
     flipped = int(m.root.attr(key) or 0) ^ swaps
-    return new.Gemm(*operands, m.c, like=m.root, **{key: flipped or None})  # type: ignore[no-any-return]
+    return new.Gemm(*operands, m.c, like=m.root, **{key: flipped or None})

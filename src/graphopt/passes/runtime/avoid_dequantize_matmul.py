@@ -1,12 +1,13 @@
 """DequantizeLinear(q, s, z, axis)   ==   DequantizeLinear(q, s, z, axis - rank).
 
 ONNX Runtime (1.31) turns a MatMul or Gemm with a dequantized constant weight into MatMulNBits, which quantizes the
-*activations* to int8, too (accuracy level 4): 45 dB of signal to noise where the model as written has over 100. It looks
-for a scalar scale, or for a non-negative axis; with the axis counted from the end it leaves the model as it is written. A
-scalar scale is repeated for each channel; before opset 13, which has no axis, it becomes a scale of one element.
+*activations* to int8, too (accuracy level 4): 45 dB of signal to noise where the model as written has over 100. It
+looks for a scalar scale, or for a non-negative axis; with the axis counted from the end it leaves the model as it is
+written. A scalar scale is repeated for each channel; before opset 13, which has no axis, it becomes a scale of one
+element.
 
-Guards: a constant integer weight of rank 2; read by MatMul or Gemm, also through a Transpose, whose other operand is not
-dequantized itself (that is a quantized MatMul, which is wanted); not spelled like this already.
+Guards: a constant integer weight of rank 2; read by MatMul or Gemm, also through a Transpose, whose other operand is
+not dequantized itself (that is a quantized MatMul, which is wanted); not spelled like this already.
 """
 
 import numpy as np

@@ -7,7 +7,8 @@ ONNX Runtime (1.31) fuses the first with an Add before it into SkipLayerNormaliz
 the model runs; and the second into SimplifiedLayerNormalization or LayerNormalization, whose result has one element
 instead of N.
 
-Guards: constant scales; for the first, normalized axes of known size; for the second, N > 1 and a known rank of 2 or more.
+Guards: constant scales; for the first, normalized axes of known size; for the second, N > 1 and a known rank of
+at least 2.
 """
 
 from math import prod
@@ -21,7 +22,12 @@ ORT = ["onnx", "onnxruntime"]
 SPREAD = P.Mul(P.Div("x", "d").shared().as_("div"), const("g"))
 
 
-@rule("avoid-layer-norm-scale", P.LayerNormalization("x", const("g"), maybe("b")).as_("norm"), targets=ORT, measure="order")
+@rule(
+    "avoid-layer-norm-scale",
+    P.LayerNormalization("x", const("g"), maybe("b")).as_("norm"),
+    targets=ORT,
+    measure="order",
+)
 def avoid_layer_norm_scale(m: Match, new: Builder) -> Outcome:
     """Gives a LayerNormalization's scale of one element the shape of the normalized axes."""
     if m.g.shape is None or prod(m.g.shape) != 1 or len(m.norm.outputs) > 1:

@@ -2,8 +2,8 @@
 
 MaxPool pads with -inf, not 0; AveragePool does not count its padding; a window must not lie in the padding as a whole;
 and with ceil_mode the last window may start there. ONNX Runtime's PadFusion (1.31) minds none of these. Two equal forms
-are left alone by it: the pool with auto_pad=VALID, where its pads are 0 and ceil_mode is off; else a Reshape to the same
-dims in between, which costs nothing at run time.
+are left alone by it: the pool with auto_pad=VALID, where its pads are 0 and ceil_mode is off; else a Reshape to the
+same dims in between, which costs nothing at run time.
 
 Guards: Pad in constant mode, of 0 or nearly, read by the pool alone; not spelled like this already. Not where ONNX
 Runtime does not merge (pads over batch or channels, negative pads), nor where merging is right: pads smaller than the

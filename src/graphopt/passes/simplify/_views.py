@@ -42,5 +42,5 @@ def target_of(x: Sequence[Any] | None, out: Sequence[Any] | None) -> tuple[int, 
 def make_squeeze(new: Builder, x: Value, axes: Sequence[int], like: Node, op: str = "Squeeze") -> Value:
     """A Squeeze (or Unsqueeze) in the form that the model's opset has; `like` lends its name."""
     if like.graph.opset() < 13:
-        return new.make(op, x, name=like.name or None, axes=list(axes))  # type: ignore[no-any-return]
-    return new.make(op, x, new.constant(vector(axes), "axes"), name=like.name or None)  # type: ignore[no-any-return]
+        return new.make(op, x, name=like.name or None, axes=list(axes))
+    return new.make(op, x, new.constant(vector(axes), "axes"), name=like.name or None)

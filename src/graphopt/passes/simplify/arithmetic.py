@@ -36,7 +36,7 @@ def eliminate_neutral(m: Match, new: Builder) -> Outcome:
         return None
     if node.op in ("Add", "Sub") and not _keeps_zeros(node, constant):
         return refuse("it turns -0 into +0")
-    return m.x  # type: ignore[no-any-return]
+    return m.x
 
 
 def _keeps_zeros(node: Node, zeros: Value) -> bool:

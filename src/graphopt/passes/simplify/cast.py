@@ -20,5 +20,5 @@ def resolve_cast_like(m: Match, new: Builder) -> Outcome:
     if dtype is None:
         return refuse("the type to cast to is not known")
     if dtype == m.x.dtype:
-        return m.x  # type: ignore[no-any-return]
-    return new.Cast(m.x, like=m.cast, to=dtype)  # type: ignore[no-any-return]
+        return m.x
+    return new.Cast(m.x, like=m.cast, to=dtype)

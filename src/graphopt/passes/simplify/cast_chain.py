@@ -65,7 +65,7 @@ def compose_casts(m: Match, new: Builder) -> Outcome:
     if not holds(b, a):
         return refuse("the type in between cannot hold every value")
     if a == c:
-        return m.x  # type: ignore[no-any-return]
+        return m.x
     if not _direct(a, b, c):
         return refuse("the direct cast may round or wrap in another way")
-    return new.Cast(m.x, like=m.outer)  # type: ignore[no-any-return]
+    return new.Cast(m.x, like=m.outer)

@@ -42,13 +42,13 @@ def _merge(m: Match, new: Builder) -> Outcome:
         return refuse("the two ranges do not meet")
     node = m.outer if m.outer.op == "Clip" else m.inner
     if node.graph.opset() < 11:
-        return new.Clip(m.x, like=node, min=low, max=high)  # type: ignore[no-any-return]
+        return new.Clip(m.x, like=node, min=low, max=high)
     like = next((v for n in (m.inner, m.outer) for v in n.inputs[1:] if v is not None), None)
     if like is None:
         return None  # Clip without bounds next to a Relu
     dtype = like.numpy().dtype
     operands = [None if bound is None else new.constant(np.array(bound, dtype), "bound") for bound in (low, high)]
-    return new.Clip(m.x, *operands, like=node)  # type: ignore[no-any-return]
+    return new.Clip(m.x, *operands, like=node)
 
 
 def _bounds(node: Node) -> Bounds | None:

@@ -25,7 +25,7 @@ def eliminate_concat(m: Match, new: Builder) -> Outcome:
         return parts[0]
     if len(parts) == len(m.parts):
         return None
-    return new.Concat(*parts, like=m.node)  # type: ignore[no-any-return]
+    return new.Concat(*parts, like=m.node)
 
 
 def _is_empty(part: Value, node: Node) -> bool:

@@ -25,4 +25,4 @@ def eliminate_dropout(m: Match, new: Builder) -> Outcome:
     mask = m.get("mask")
     if mask is not None and (mask.users or mask.outs):
         return refuse("its mask is in use")
-    return m.x  # type: ignore[no-any-return]
+    return m.x

@@ -18,4 +18,4 @@ def eliminate_identity(m: Match, new: Builder) -> Outcome:
             return None
         if "sparse_value" in x.producer.attributes:
             return refuse("a sparse constant that is returned as it is becomes a sparse output in ONNX Runtime")
-    return m.x  # type: ignore[no-any-return]
+    return m.x

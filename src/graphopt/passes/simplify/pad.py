@@ -42,8 +42,8 @@ def compose_pads(m: Match, new: Builder) -> Outcome:
         return refuse("the two pad with different or computed values")
     total = [a + b for a, b in zip(first, second, strict=True)]
     if inner.graph.opset() < 11:
-        return new.Pad(m.x, like=inner, pads=total)  # type: ignore[no-any-return]
-    return new.Pad(m.x, new.constant(vector(total), "pads"), inner.input(2), like=inner)  # type: ignore[no-any-return]
+        return new.Pad(m.x, like=inner, pads=total)
+    return new.Pad(m.x, new.constant(vector(total), "pads"), inner.input(2), like=inner)
 
 
 def _mode(node: Node) -> str:

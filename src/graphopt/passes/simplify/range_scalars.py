@@ -17,4 +17,4 @@ def range_of_scalars(m: Match, new: Builder) -> Outcome:
     if not any(value.shape == (1,) for value in operands):
         return None
     scalars = [make_squeeze(new, value, (0,), m.node) if value.shape == (1,) else value for value in operands]
-    return new.Range(*scalars, like=m.node)  # type: ignore[no-any-return]
+    return new.Range(*scalars, like=m.node)

@@ -36,7 +36,7 @@ def axes_of(node: Node, x: Value) -> tuple[int, ...] | None:
 def eliminate_reduce(m: Match, new: Builder) -> Outcome:
     node: Node = m.node
     if node.attr("noop_with_empty_axes") and option(node, "axes", 1) == ():
-        return m.x  # type: ignore[no-any-return]
+        return m.x
     shape, axes = m.x.shape, axes_of(node, m.x)
     if shape is None or axes is None or any(shape[axis] != 1 for axis in axes):
         return None
@@ -76,4 +76,4 @@ def _change(m: Match, new: Builder, keep: bool) -> Outcome:
     operand = m.a
     if operand is not None and min(ints(operand) or (0,)) < 0:
         operand = new.constant(vector(axes), "axes")
-    return new.make(node.op, m.x, operand, like=node, **attrs)  # type: ignore[no-any-return]
+    return new.make(node.op, m.x, operand, like=node, **attrs)

@@ -20,7 +20,7 @@ def eliminate_reshape(m: Match, new: Builder) -> Outcome:
     if before is None or after is None or len(before) != len(after):
         return None
     if same_elements(before, after):
-        return m.x  # type: ignore[no-any-return]
+        return m.x
     return m.x if _inferred(m.node, before, after) else None
 
 
@@ -35,7 +35,7 @@ def _inferred(node: Node, before: Shape, after: Shape) -> bool:
 @rule("eliminate-flatten", P.Flatten("x").as_("node"))
 def eliminate_flatten(m: Match, new: Builder) -> Outcome:
     if m.x.rank == 2 and m.node.attr("axis") in (1, -1):
-        return m.x  # type: ignore[no-any-return]
+        return m.x
     return m.x if same_elements(m.x.shape, m.node.output.shape) else None
 
 
@@ -49,7 +49,7 @@ def eliminate_squeeze(m: Match, new: Builder) -> Outcome:
 @rule("eliminate-expand", P.Expand("x", "shape").as_("node"))
 def eliminate_expand(m: Match, new: Builder) -> Outcome:
     if same_shape(m.x, m.node.output):
-        return m.x  # type: ignore[no-any-return]
+        return m.x
     sizes = ints(m.shape)
     if sizes is None or any(size != 1 for size in sizes):
         return None

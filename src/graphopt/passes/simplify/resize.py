@@ -28,7 +28,7 @@ def eliminate_resize(m: Match, new: Builder) -> Outcome:
         return None
     if node.attr("coordinate_transformation_mode") in _SHIFTING:
         return refuse("its coordinate transform moves pixels even at scale 1")
-    return m.x  # type: ignore[no-any-return]
+    return m.x
 
 
 def _is_same(node: Node, x: Value) -> bool:

@@ -56,7 +56,7 @@ def eliminate_slice(m: Match, new: Builder) -> Outcome:
         size = shape[axis] if axis < len(shape) else None
         if not _takes_all(cut, size if isinstance(size, int) else None):
             return None
-    return m.x  # type: ignore[no-any-return]
+    return m.x
 
 
 @rule("compose-slices", P.Slice(P.Slice("x", rest("a")).as_("inner"), rest("b")).as_("outer"))
@@ -87,9 +87,9 @@ def make_slice(new: Builder, x: Value, cuts: dict[int, Cut], like: Node) -> Valu
     axes = sorted(cuts)
     starts, ends, steps = ([cuts[axis][part] for axis in axes] for part in range(3))
     if like.graph.opset() < 10:
-        return new.make("Slice", x, like=like, starts=starts, ends=ends, axes=axes)  # type: ignore[no-any-return]
+        return new.make("Slice", x, like=like, starts=starts, ends=ends, axes=axes)
     operands = [new.constant(vector(numbers), hint) for numbers, hint in ((starts, "starts"), (ends, "ends"))]
     operands.append(new.constant(vector(axes), "axes"))
     if any(step != 1 for step in steps):
         operands.append(new.constant(vector(steps), "steps"))
-    return new.make("Slice", x, *operands, like=like)  # type: ignore[no-any-return]
+    return new.make("Slice", x, *operands, like=like)

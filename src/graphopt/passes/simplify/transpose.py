@@ -26,11 +26,11 @@ def eliminate_transpose(m: Match, new: Builder) -> Outcome:
 @rule("compose-transposes", P.Transpose(P.Transpose("x").as_("inner").shared()).as_("outer"))
 def compose_transposes(m: Match, new: Builder) -> Outcome:
     if m.inner.attr("perm") is None and m.outer.attr("perm") is None:
-        return m.x  # type: ignore[no-any-return]  # reversed twice
+        return m.x  # reversed twice
     first, second = _perm(m.inner, m.x), _perm(m.outer, m.x)
     if first is None or second is None or len(first) != len(second):
         return refuse("the rank is not known")
     perm = [first[axis] for axis in second]
     if perm == list(range(len(perm))):
-        return m.x  # type: ignore[no-any-return]
-    return new.Transpose(m.x, like=m.outer, perm=perm)  # type: ignore[no-any-return]
+        return m.x
+    return new.Transpose(m.x, like=m.outer, perm=perm)

@@ -18,7 +18,7 @@ ROUNDINGS = ("Ceil", "Floor", "Round")
 
 @rule("eliminate-double-negation", one_of(*(P.op(op)(P.op(op)("x").shared()) for op in INVOLUTIONS)))
 def eliminate_double_negation(m: Match, new: Builder) -> Outcome:
-    return m.x  # type: ignore[no-any-return]
+    return m.x
 
 
 _TWICE = [P.op(op)(P.op(op)("x").shared().as_("inner")) for op in IDEMPOTENTS]
@@ -27,9 +27,9 @@ _ROUNDED = P.op(*ROUNDINGS)(P.op(*ROUNDINGS)("x").shared().as_("inner"))
 
 @rule("eliminate-repetition", one_of(*_TWICE, _ROUNDED))
 def eliminate_repetition(m: Match, new: Builder) -> Outcome:
-    return m.inner.output  # type: ignore[no-any-return]
+    return m.inner.output
 
 
 @rule("abs-of-neg", P.Abs(P.Neg("x")).as_("node"))
 def abs_of_neg(m: Match, new: Builder) -> Outcome:
-    return new.Abs(m.x, like=m.node)  # type: ignore[no-any-return]
+    return new.Abs(m.x, like=m.node)

@@ -12,7 +12,7 @@ from graphopt.rewrite.rule import Outcome
 
 @rule("eliminate-variadic", P.op("Max", "Mean", "Min", "Sum")("x"))
 def eliminate_variadic(m: Match, new: Builder) -> Outcome:
-    return m.x  # type: ignore[no-any-return]
+    return m.x
 
 
 _NESTS = [
@@ -22,4 +22,4 @@ _NESTS = [
 
 @rule("flatten-variadic", one_of(*_NESTS), opset=">=8")
 def flatten_variadic(m: Match, new: Builder) -> Outcome:
-    return new.make(m.node.op, *m.first, *m.more, like=m.node)  # type: ignore[no-any-return]
+    return new.make(m.node.op, *m.first, *m.more, like=m.node)

@@ -23,15 +23,15 @@ INNER = P.op(*VIEWS)("x", maybe("a")).as_("inner").shared()
 def compose_views(m: Match, new: Builder) -> Outcome:
     x, inner, outer = m.x, m.inner, m.outer
     if same_elements(x.shape, outer.output.shape):
-        return x  # type: ignore[no-any-return]
+        return x
     merged = _axes(x, inner, outer)
     if merged is not None:
         return make_squeeze(new, x, merged, outer, outer.op) if merged else x
     target = target_of(x.shape, outer.output.shape)
     if target is not None:
-        return new.Reshape(x, new.constant(vector(target), "shape"), name=outer.name or None)  # type: ignore[no-any-return]
+        return new.Reshape(x, new.constant(vector(target), "shape"), name=outer.name or None)
     if outer.op == "Reshape" and _is_own(x, inner, outer):
-        return new.Reshape(x, m.b, like=outer)  # type: ignore[no-any-return]
+        return new.Reshape(x, m.b, like=outer)
     return refuse("the resulting shape has more than one dim that is not known")
 
 

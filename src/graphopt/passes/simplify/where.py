@@ -36,4 +36,4 @@ def _if_full(chosen: Value, others: tuple[Value, ...], result: Value) -> Outcome
 
 @rule("where-not", P.Where(P.Not("c"), "x", "y").as_("node"))
 def where_not(m: Match, new: Builder) -> Outcome:
-    return new.Where(m.c, m.y, m.x, like=m.node)  # type: ignore[no-any-return]
+    return new.Where(m.c, m.y, m.x, like=m.node)

@@ -1,0 +1,294 @@
+"""Whose fault is a difference: rounding, the runtime's own optimizations, or the rewrite's.
+
+A difference above the plain tolerance is no verdict yet. It is measured against what the original does to itself: with
+its inputs or weights changed by one unit in the last place, and with the runtime's optimizations on. Only a small
+multiple of that passes, and only while the original itself stays meaningful under such a change.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graphopt.verify.compare import Deviation, Tolerance, deviation, tolerance_for
+from graphopt.verify.noise import nudged_feeds, nudged_weights
+from graphopt.verify.randomness import pinned
+from graphopt.verify.run import Feeds, LoadError, RunError, Session
+from graphopt.verify.search import Case
+from graphopt.verify.source import Source
+
+if TYPE_CHECKING:
+    from graphopt.verify.core import Reference
+
+__all__ = ["Judge", "Verdict"]
+
+_PEAK, _RMS, _COUNT = 8.0, 4.0, 2.0  # times the noise floor that still counts as noise
+_LOUD = 1e-3  # rms: above such a floor, half as much does
+_RUNTIME = {"float64": 1e-9, "float16": 0.02, "bfloat16": 0.1}  # what the runtime's optimizations may do and be noise
+_RUNTIME_DEFAULT = 1e-3
+_MEANINGLESS = 0.05  # rms: from here on the original's output is mostly noise
+_MEANINGLESS_SHARE = 0.2  # of the elements of an exact type
+_GROSS = 0.01  # rms, or share of the elements
+_WEIGHTS = 1 << 29  # bytes: larger weights are not copied to be nudged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """ok, or not, and why. unjudged: the original is too unstable on these inputs to say. note: for the reader."""
+
+    ok: bool
+    why: str
+    unjudged: bool = False
+    note: str = ""
+
+
+class Judge:
+    """The court of one comparison. seeded: how random operators are pinned (see `pinned`), None when there are none."""
+
+    def __init__(self, reference: Reference, other: Source, deadline: float, seeded: bool | None) -> None:
+        self.reference, self.other, self.deadline = reference, other, deadline
+        self._seeded = seeded
+        self._sessions: dict[tuple[int, bool], Session] = {}
+        self._weights: dict[int, Source] = {}
+        self._floors: dict[int, tuple[list[Deviation], int]] = {}
+        self._results: dict[tuple[int, bool], dict[int, list[Any] | None]] = {}
+
+    def session(self, source: Source, optimize: bool) -> Session:
+        """A session of `source`, made once. Raises `LoadError`."""
+        key = (id(source), optimize)
+        if key not in self._sessions:
+            fixed = source if self._seeded is None else pinned(source, self._seeded)
+            threads, evaluator = self.reference.budget.threads, self.reference.on_evaluator
+            self._sessions[key] = Session(fixed, optimize=optimize, threads=threads, reference=evaluator)
+        return self._sessions[key]
+
+    def both_break(self, number: int) -> bool:
+        """Whether the runtime's optimizations make the original fail on that case too, while the other runs without."""
+        theirs = self._result(self.other, False, number)
+        return theirs is not None and self._result(self.reference.source, True, number) is None
+
+    def verdict(
+        self, number: int, case: Case, place: int, expected: list[Any], outputs: list[Any], found: Deviation
+    ) -> Verdict:
+        """On output `place` of case `number`, whose deviation `found` is above the plain tolerance."""
+        floor = Deviation(dtype=found.dtype, shape=found.shape)
+        large = found.kind or found.mismatches or found.peak > _RUNTIME.get(found.dtype, _RUNTIME_DEFAULT)
+        if large and self._twins(number, place, expected, outputs):
+            return self._same_change(number, place, expected)
+        for measure in (self._by_inputs, self._by_runtime, self._by_weights, self._by_other_weights):
+            if self._late(case):
+                return _undecided(found)
+            measured = measure(number, case, place, expected)
+            if measured is None:
+                continue
+            floor = floor.worse(measured) if not floor.none else measured
+            if self._within(found, floor):
+                if not _meaningless(floor):
+                    return self._noise(found, floor)
+                break
+        return (
+            _undecided(found) if self._late(case) else self._whose(number, case, place, expected, outputs, found, floor)
+        )
+
+    # the noise floor
+
+    def _by_inputs(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
+        """The largest of three runs with inputs nudged; runs are shared by the outputs of a case."""
+        if self._seeded is not None:
+            return None  # its draws would not repeat
+        if number not in self._floors:
+            worst: list[Deviation] = [Deviation() for _ in expected]
+            done = 0
+            for seed, steps in ((0, 1), (1, 1), (2, 2)):
+                if self._late(case):
+                    break
+                self._widen(worst, expected, self._rerun(nudged_feeds(case.feeds, seed, steps)))
+                done += 1
+            self._floors[number] = (worst, done)
+        worst, done = self._floors[number]
+        return worst[place] if done else None
+
+    def _rerun(self, feeds: Feeds) -> list[Any] | None:
+        try:
+            return self.reference.rerun(feeds)
+        except RunError:
+            return None
+
+    @staticmethod
+    def _widen(worst: list[Deviation], expected: list[Any], outputs: list[Any] | None) -> None:
+        for place, value in enumerate(outputs or ()):
+            found = deviation(expected[place], value)
+            worst[place] = found if worst[place].none else worst[place].worse(found)
+
+    def _by_runtime(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
+        """What the runtime's optimizations do to the original, as long as that is small enough to be rounding."""
+        outputs = self._result(self.reference.source, True, number)
+        if outputs is None:
+            return None
+        found = deviation(expected[place], outputs[place])
+        limit = _RUNTIME.get(found.dtype, _RUNTIME_DEFAULT)
+        return found if not found.kind and not found.mismatches and found.peak <= limit else None
+
+    def _by_weights(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
+        return self._nudged(0, number, case, place, expected)
+
+    def _by_other_weights(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
+        return self._nudged(1, number, case, place, expected)
+
+    def _nudged(
+        self, seed: int, number: int, case: Case, place: int, expected: list[Any], optimize: bool = False
+    ) -> Deviation | None:
+        """With the weights nudged; None where that is too large or too late."""
+        if self.reference.source.weight_bytes > _WEIGHTS or self._late(case, extra=2.0):
+            return None
+        if seed not in self._weights:
+            self._weights[seed] = nudged_weights(self.reference.source, seed)
+        outputs = self._result(self._weights[seed], optimize, number)
+        return None if outputs is None else deviation(expected[place], outputs[place])
+
+    def _within(self, found: Deviation, floor: Deviation) -> bool:
+        if floor.none:
+            return False
+        if found.kind or floor.kind:
+            return bool(found.kind) and bool(floor.kind)
+        if found.exact:
+            return found.mismatches <= _COUNT * floor.mismatches and found.off_by <= max(_COUNT * floor.off_by, 1)
+        plain = self._plain(found.dtype)
+        share = 0.5 if floor.rms > _LOUD else 1.0
+        return (
+            found.peak <= share * _PEAK * floor.peak + plain.peak
+            and found.rms <= share * _RMS * floor.rms + plain.rms
+            and found.far_peak <= share * _PEAK * floor.far_peak + plain.peak
+            and found.far_rms <= share * _RMS * floor.far_rms + plain.rms
+            and found.mismatches <= _COUNT * floor.mismatches
+        )
+
+    def _plain(self, dtype: str) -> Tolerance:
+        return tolerance_for(dtype, self.reference.source.node_count)
+
+    @staticmethod
+    def _noise(found: Deviation, floor: Deviation) -> Verdict:
+        if found.exact:
+            figures = f"{found.mismatches} elements differ, {floor.mismatches} there"
+        else:
+            figures = f"error {found.peak:.2g}, {floor.peak:.2g} there"
+        return Verdict(True, f"within the original's own rounding noise ({figures})")
+
+    # the runtime's mistakes
+
+    def _twins(self, number: int, place: int, expected: list[Any], outputs: list[Any]) -> bool:
+        """Whether the two models agree as written, and agree again with the runtime's optimizations on both."""
+        if self.reference.on_evaluator:
+            return False
+        plain = self._result(self.other, False, number)
+        moved = self._result(self.reference.source, True, number)
+        if plain is None or moved is None or not self._allowed(deviation(expected[place], plain[place])):
+            return False
+        return self._allowed(deviation(moved[place], outputs[place]))
+
+    def _same_change(self, number: int, place: int, expected: list[Any]) -> Verdict:
+        moved = self._result(self.reference.source, True, number)
+        drift = deviation(expected[place], moved[place]) if moved is not None else Deviation()
+        note = "ONNX Runtime's own optimizations change the original in the same way"
+        return Verdict(True, f"{note} ({_plainly(drift)})", note=note)
+
+    def _whose(
+        self,
+        number: int,
+        case: Case,
+        place: int,
+        expected: list[Any],
+        outputs: list[Any],
+        found: Deviation,
+        floor: Deviation,
+    ) -> Verdict:
+        """Rounding does not explain it: see what is left of it without the runtime's optimizations."""
+        plain = None if self.reference.on_evaluator else self._result(self.other, False, number)
+        written = None if plain is None else deviation(expected[place], plain[place])
+        agrees = written is not None and (
+            self._allowed(written) or (self._within(written, floor) and not _meaningless(floor))
+        )
+        if not agrees:
+            if self._within(found, floor):  # and the floor says little, or this would have been noise
+                return Verdict(False, _unstable(floor), unjudged=True)
+            return Verdict(False, _plainly(found))
+        moved = self._result(self.reference.source, True, number)
+        if moved is not None and self._near(number, case, place, moved, outputs):
+            return self._same_change(number, place, expected)
+        what = f"{_plainly(found)}; without them it agrees"
+        return Verdict(False, f"ONNX Runtime's optimizations break it, though not the original ({what})")
+
+    def _near(self, number: int, case: Case, place: int, moved: list[Any], outputs: list[Any]) -> bool:
+        """Whether the two models, both optimized by the runtime, are within the noise of the original so optimized."""
+        left = deviation(moved[place], outputs[place])
+        if self._allowed(left):
+            return True
+        floor = Deviation(dtype=left.dtype, shape=left.shape)
+        for seed in (0, 1):
+            try:
+                again = self.session(self.reference.source, True).run(nudged_feeds(case.feeds, seed))
+                by_inputs = None if self._seeded is not None else deviation(moved[place], again[place])
+            except (LoadError, RunError):
+                by_inputs = None
+            for measured in (by_inputs, self._nudged(seed, number, case, place, moved, optimize=True)):
+                if measured is not None:
+                    floor = measured if floor.none else floor.worse(measured)
+            if self._within(left, floor):
+                return True
+        return False
+
+    def _allowed(self, found: Deviation) -> bool:
+        return found.none or self._plain(found.dtype).allows(found)
+
+    def _result(self, source: Source, optimize: bool, number: int) -> list[Any] | None:
+        """The outputs of `source` on a case, None where it does not load or run.
+
+        Random operators draw on from run to run: then all cases are run, in their order, in a session of their own.
+        """
+        known = self._results.setdefault((id(source), optimize), {})
+        if number not in known:
+            wanted = [number] if self._seeded is None else range(len(self.reference.found.cases))
+            for each in wanted:
+                known[each] = self._outcome(source, optimize, each)
+        return known[number]
+
+    def _outcome(self, source: Source, optimize: bool, number: int) -> list[Any] | None:
+        try:
+            return self.session(source, optimize).run(self.reference.found.cases[number].feeds)
+        except (LoadError, RunError):
+            return None
+
+    def _late(self, case: Case, extra: float = 1.0) -> bool:
+        return time.monotonic() + extra * case.seconds > self.deadline
+
+
+def _plainly(found: Deviation) -> str:
+    if found.kind:
+        return found.kind
+    if found.mismatches:
+        what = "elements differ" if found.exact else "elements disagree as NaN or infinity"
+        return f"{found.mismatches} of {found.total} {what}"
+    return f"error of {found.peak:.2g} of the output's scale at its peak, {found.rms:.2g} on average"
+
+
+def _undecided(found: Deviation) -> Verdict:
+    """Out of time: only what is far beyond rounding is called wrong."""
+    gross = bool(found.kind) or found.far_rms > _GROSS or found.mismatches > _GROSS * max(1, found.total)
+    if gross:
+        return Verdict(False, _plainly(found))
+    return Verdict(False, f"no time was left to tell rounding from error ({_plainly(found)})", unjudged=True)
+
+
+def _meaningless(floor: Deviation) -> bool:
+    """Whether a change of one unit in the last place leaves little of the original's output."""
+    if floor.kind:
+        return True
+    return floor.mismatches > _MEANINGLESS_SHARE * max(1, floor.total) if floor.exact else floor.rms > _MEANINGLESS
+
+
+def _unstable(floor: Deviation) -> str:
+    if floor.kind:
+        return f"it depends on rounding whether {floor.kind}"
+    much = f"{floor.mismatches} of {floor.total} elements" if floor.exact else f"{floor.rms:.2g} of the output's scale"
+    return f"the original cannot be judged here: a change of one unit in the last place moves {much}"

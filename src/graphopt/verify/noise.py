@@ -1,0 +1,76 @@
+"""How far the original is from itself: under changes of one unit in the last place of its inputs or of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, TensorProto, numpy_helper
+
+from graphopt.verify.source import Source, nodes_of, scopes
+
+__all__ = ["nudged", "nudged_feeds", "nudged_weights"]
+
+# These read shapes, steps and thresholds from their float inputs: a nudge there is no rounding error.
+_GEOMETRY = set(
+    (
+        "Resize Upsample Range NonMaxSuppression RoiAlign Pad Clip CropAndResize HannWindow ThresholdedRelu Shrink Loop"
+        " If Scan"
+    ).split()
+)
+_KINDS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32, "float64": np.uint64}
+_MIX = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: spreads the bits of a value
+
+
+def nudged(array: np.ndarray, seed: int, steps: int = 1) -> np.ndarray:
+    """`array` with every element moved by `steps` units in the last place, up or down by a hash of its value.
+
+    Equal elements move equally, so ties stay ties; zeros, infinities, NaN and other types stay as they are.
+    """
+    kind = _KINDS.get(array.dtype.name)
+    if kind is None or not array.size:
+        return array
+    bits = np.ascontiguousarray(array).reshape(-1).view(kind)
+    mixed = (bits.astype(np.uint64) + np.uint64(seed + 1)) * np.uint64(_MIX)
+    up = ((mixed >> np.uint64(40)) & np.uint64(1)).astype(bool)
+    moved = np.where(up, bits + kind(steps), bits - kind(steps)).astype(kind).view(array.dtype).reshape(array.shape)
+    with np.errstate(invalid="ignore"):  # a nudge may make infinity a NaN, which is then not taken
+        values, results = array.astype(np.float64), moved.astype(np.float64)
+    keep = (values == 0) | ~np.isfinite(values) | ~np.isfinite(results)
+    return np.where(keep, array, moved).astype(array.dtype)
+
+
+def nudged_feeds(feeds: Mapping[str, Any], seed: int, steps: int = 1) -> dict[str, Any]:
+    """`feeds` with every float nudged, those in sequences too."""
+    return {name: _nudged_value(value, seed, steps) for name, value in feeds.items()}
+
+
+def _nudged_value(value: Any, seed: int, steps: int) -> Any:
+    if isinstance(value, list):
+        return [nudged(item, seed, steps) if isinstance(item, np.ndarray) else item for item in value]
+    return nudged(value, seed, steps) if isinstance(value, np.ndarray) else value
+
+
+def nudged_weights(source: Source, seed: int = 0) -> Source:
+    """A copy of the model whose float weights are nudged. The original's weights are read into memory."""
+    model = source.copy()
+    spared = {name for scope in scopes(model) for n in nodes_of(scope) if n.op_type in _GEOMETRY for name in n.input}
+    for scope in scopes(model):
+        tensors = list(scope.initializer) if isinstance(scope, GraphProto) else []
+        tensors = [tensor for tensor in tensors if tensor.name not in spared]
+        for node in nodes_of(scope):
+            if node.op_type == "Constant" and node.output[0] not in spared:
+                tensors += [entry.t for entry in node.attribute if entry.HasField("t")]
+        for tensor in tensors:
+            _nudge_tensor(tensor, seed)
+    return Source(model, None, source.name)
+
+
+def _nudge_tensor(tensor: TensorProto, seed: int) -> None:
+    floating = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    if tensor.data_type not in floating or np.prod(tensor.dims, dtype=np.int64) < 2:
+        return  # single numbers are constants of formulas, which a rewrite does not round
+    array = nudged(numpy_helper.to_array(tensor), seed)
+    name = tensor.name
+    tensor.CopyFrom(numpy_helper.from_array(array, name))

@@ -1,0 +1,135 @@
+"""What a verification found: plain data, which goes to JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Budget", "OutputCheck", "Run", "VerificationReport"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a verification may cost.
+
+    seconds: wall clock of the whole, inputs included; what does not fit is left out and said so. bytes: weights of the
+    original; a model with more is only compared in its interface. threads: of each operator in ONNX Runtime; one
+    makes results repeat.
+    """
+
+    seconds: float = 60.0
+    bytes: int = 2 << 30
+    threads: int = 1
+
+
+@dataclass
+class OutputCheck:
+    """One output of one run, the original's against the other's.
+
+    dtype: "float32", "int64", "string", "sequence", ... shape: the original's. max_abs, max_rel: largest absolute and
+    relative difference over the elements that are finite in both (None for types without differences). cosine:
+    similarity of the two as vectors. sqnr_db: signal to noise ratio in dB, None when they are equal. mismatches:
+    elements that disagree in kind (NaN, inf, sign of inf) or, in exact types, in value. why: for a failure what is
+    wrong; for a success that needed it, what excuses the difference.
+    """
+
+    name: str
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    mismatches: int = 0
+    ok: bool = True
+    why: str = ""
+
+
+@dataclass
+class Run:
+    """One run of both models on the same inputs.
+
+    bindings: sizes of the symbolic dimensions. feeds: digest of the inputs (the same inputs have the same one).
+    data: what the inputs were like ("base", "wide", "given", ...). seconds: of the original, of the other.
+    """
+
+    bindings: dict[str, int] = field(default_factory=dict)
+    feeds: str = ""
+    data: str = ""
+    outputs: list[OutputCheck] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all outputs agree."""
+        return all(check.ok for check in self.outputs)
+
+
+@dataclass
+class VerificationReport:
+    """The verdict on two models.
+
+    status: "passed"; "failed"; "unchecked" when no run could be compared and nothing else was wrong. unchecked: in
+    plain words, what was not checked and why (also of a "passed": then the check is partial). interface: differences
+    between the interfaces. notes: what a reader should know and what is not a fault. seconds: wall clock.
+    """
+
+    status: str = "unchecked"
+    runs: list[Run] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    interface: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is known to be wrong."""
+        return self.status != "failed"
+
+    def worst(self) -> OutputCheck | None:
+        """The failing output with the largest error, or None."""
+        failing = [check for run in self.runs for check in run.outputs if not check.ok]
+        return max(failing, key=lambda check: check.max_abs, default=None)
+
+    def summary(self) -> str:
+        """One line.
+
+        >>> VerificationReport("failed", interface=["output 'y' is missing"]).summary()
+        "verification failed: output 'y' is missing"
+        """
+        if self.status == "failed":
+            return f"verification failed: {self._fault()}"
+        if self.status == "unchecked":
+            return f"not verified: {self.unchecked[0] if self.unchecked else 'nothing was run'}"
+        checks = [check for run in self.runs for check in run.outputs]
+        largest = max((check.max_abs for check in checks), default=0.0)
+        text = f"verified: {len(checks)} outputs over {len(self.runs)} runs agree (max abs error {largest:.3g})"
+        return text + (f"; not checked: {'; '.join(self.unchecked)}" if self.unchecked else "")
+
+    def _fault(self) -> str:
+        if self.interface:
+            return self.interface[0]
+        worst = self.worst()
+        return self.error or (f"output {worst.name!r}: {worst.why}" if worst else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready dict."""
+        data = asdict(self)
+        for run in data["runs"]:
+            run["seconds"] = list(run["seconds"])
+            for check in run["outputs"]:
+                check["shape"] = list(check["shape"])
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> VerificationReport:
+        """The report that `to_dict` came from."""
+        runs = [_run_from(run) for run in data["runs"]]
+        return cls(**{**data, "runs": runs})
+
+
+def _run_from(data: Mapping[str, Any]) -> Run:
+    outputs = [OutputCheck(**{**check, "shape": tuple(check["shape"])}) for check in data["outputs"]]
+    return Run(**{**data, "outputs": outputs, "seconds": tuple(data["seconds"])})

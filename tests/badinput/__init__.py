@@ -1,0 +1,1 @@
+"""What graphopt says, and leaves alone, when it is given something bad."""

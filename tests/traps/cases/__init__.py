@@ -1,0 +1,1 @@
+"""The corpus: one module a theme, every case a function that builds a model."""
