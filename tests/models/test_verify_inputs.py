@@ -67,5 +67,6 @@ def test_spoilt_weights_fail(real_model: Path) -> None:
         pytest.skip("it has no float weights in matrix products or convolutions")
     with Reference(real_model, budget=BUDGET) as reference:
         report = reference.check(other)
-    # A model may be too unstable on noise to be judged (it says so then), but it must not pass.
-    assert report.status != "passed", report.summary()
+    # A model may be too unstable on noise to be judged, or not react to noise at all; then it says so.
+    said = any("everywhere" in why or "cannot be judged" in why for why in report.unchecked)
+    assert report.status == "failed" or said, report.summary()

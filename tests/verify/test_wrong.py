@@ -327,6 +327,19 @@ def test_pairs(build, what, right, wrong, inputs, outputs, weights):
     assert failed.status == "failed", f"{what}: {failed.summary()}"
 
 
+def test_the_last_digits_of_a_probability_near_zero_mean_nothing(build):
+    text = "g (float[N,8] x) => (float[N,8] y) {{ a = Abs(x) n = Sub(a, big) s = Sigmoid(n) y = {} }}"
+    weights = {"big": np.float32(14), "dust": np.float32(2e-7), "crumb": np.float32(2e-6)}
+    right = build(text.format("Identity(s)"), **weights)
+    dusty, crumbly = (build(text.format(f"Add(s, {name})"), **weights) for name in ("dust", "crumb"))
+    assert verify(right, dusty).status == "passed" and verify(right, crumbly).status == "failed"
+    assert verify(dusty, right).status == "failed"  # of a sum, they do mean something
+    moved = "g (float[N,8] x) => (float[N,8] y) { a = Abs(x) n = Sub(a, big) o = Mul(n, l) y = Sigmoid(o) }"
+    for factor, status in ((1.000001, "passed"), (0.9, "failed")):
+        other = build(moved, l=np.float32(factor), **weights)
+        assert verify(right, other, {"x": np.full((2, 8), 0.5, np.float32)}).status == status
+
+
 def deep(layers: int, fold: bool, wrong: int = -1) -> ModelProto:
     """Residual blocks with batch normalization, written out or folded into the convolutions."""
     rng = np.random.default_rng(3)

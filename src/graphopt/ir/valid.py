@@ -67,7 +67,7 @@ def _check_tensor(value: Value) -> None:
 
 
 def _is_operator(op: str, opset: int) -> bool:
-    return op in _RUNTIME_OWN or opset > schema.latest_opset() or schema.find(op, "", opset) is not None
+    return op in _RUNTIME_OWN or opset > schema.latest_opset() or bool(defs.has(op, opset, ""))
 
 
 def _why_not(op: str, opset: int) -> str:

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from graphopt.verify.report import OutputCheck
 
-__all__ = ["Deviation", "Tolerance", "deviation", "flatten", "tolerance_for"]
+__all__ = ["Deviation", "Tolerance", "deviation", "flatten", "slack_of", "tolerance_for"]
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "complex64": 2.0**-23,
         "complex128": 2.0**-52}  # fmt: skip
 _TINY = 1e-37
+_BOUNDED = {"Sigmoid", "Softmax", "HardSigmoid"}
+_MOVERS = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Split", "Gather"}
 _LARGE = 1 << 20  # elements
 _SLICE = 16  # elements that a local scale needs behind it
 _FAR = 1e4  # times the median magnitude: what is larger stands apart
@@ -109,6 +112,29 @@ def tolerance_for(dtype: str, nodes: int) -> Tolerance:
     return Tolerance(16 * eps * depth, 2 * eps * depth)
 
 
+def slack_of(model: ModelProto) -> list[float]:
+    """For each graph output, the absolute error that its last operator makes by itself, whatever its result.
+
+    Results of Sigmoid and Softmax lie between 0 and 1, and runtimes compute them to a few units in the last place of 1:
+    a result of 1e-7 has no digit that means anything. 0 for all other operators.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for output in model.graph.output:
+        ends, seen, waiting = [], set[str](), [output.name]
+        while waiting:
+            name = waiting.pop()
+            node = makers.get(name)
+            if node is not None and node.op_type in _MOVERS and name not in seen:
+                seen.add(name)
+                waiting += list(node.input) if node.op_type == "Concat" else list(node.input[:1])
+            else:
+                ends.append("" if node is None else node.op_type)
+        bounded = bool(ends) and all(op in _BOUNDED for op in ends)
+        found.append(4 * _EPS["float32"] if bounded else 0.0)
+    return found
+
+
 def flatten(value: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of a result with the way to them: arrays and None, out of sequences, maps and sparse tensors.
 
@@ -130,8 +156,8 @@ def flatten(value: Any) -> Iterator[tuple[str, Any]]:
             yield path, None if item is None else np.asarray(item)
 
 
-def deviation(reference: Any, other: Any) -> Deviation:
-    """How far `other` is from `reference`, over all their leaves.
+def deviation(reference: Any, other: Any, slack: float = 0.0) -> Deviation:
+    """How far `other` is from `reference`, over all their leaves. slack: absolute errors up to this are none.
 
     >>> round(deviation(np.float32([1, 2]), np.float32([1, 2.5])).peak, 3)
     0.25
@@ -141,7 +167,7 @@ def deviation(reference: Any, other: Any) -> Deviation:
         return Deviation(f"the structure differs: {_outline(reference)} became {_outline(other)}", total=1)
     found: Deviation | None = None
     for (_, left), (_, right) in zip(ours, theirs, strict=True):
-        leaf = _leaf(left, right)
+        leaf = _leaf(left, right, slack)
         found = leaf if found is None else found.worse(leaf)
     found = found or Deviation(dtype="map")
     if isinstance(reference, (list, dict)):
@@ -164,7 +190,7 @@ def _dense(sparse: Any) -> np.ndarray:
     return dense.reshape(shape)
 
 
-def _leaf(reference: np.ndarray | None, other: np.ndarray | None) -> Deviation:
+def _leaf(reference: np.ndarray | None, other: np.ndarray | None, slack: float) -> Deviation:
     if reference is None or other is None:
         same = reference is None and other is None
         return Deviation("" if same else f"{_outline(reference)} became {_outline(other)}", dtype="none", exact=True)
@@ -177,8 +203,8 @@ def _leaf(reference: np.ndarray | None, other: np.ndarray | None) -> Deviation:
         return _exact(reference, other, dtype)
     if reference.dtype.kind == "c":
         left, right = (np.stack([a.real, a.imag], axis=-1) for a in (reference, other))
-        return _inexact(left, right, dtype, shape)
-    return _inexact(reference, other, dtype, shape)
+        return _inexact(left, right, dtype, shape, slack)
+    return _inexact(reference, other, dtype, shape, slack)
 
 
 def _name(array: np.ndarray) -> str:
@@ -202,7 +228,7 @@ def _exact(reference: np.ndarray, other: np.ndarray, dtype: str) -> Deviation:
     return found
 
 
-def _inexact(reference: np.ndarray, other: np.ndarray, dtype: str, shape: tuple[int, ...]) -> Deviation:
+def _inexact(reference: np.ndarray, other: np.ndarray, dtype: str, shape: tuple[int, ...], slack: float) -> Deviation:
     found = Deviation("", dtype, shape, total=reference.size, cosine=1.0)
     bits = np.dtype(f"u{min(8, reference.dtype.itemsize)}")
     if np.array_equal(np.ascontiguousarray(reference).view(bits), np.ascontiguousarray(other).view(bits)):
@@ -223,8 +249,9 @@ def _inexact(reference: np.ndarray, other: np.ndarray, dtype: str, shape: tuple[
     error, magnitude = np.abs(left - right), np.abs(left)
     found.max_abs = min(_largest(error) * unit, np.finfo(np.float64).max)
     whole, local = _scales(magnitude)
-    found.far_peak, found.far_rms = _relative(error, whole)
-    found.peak, found.rms = _relative(error, local)
+    counted = np.where(error > work(slack / unit), error, 0) if slack else error
+    found.far_peak, found.far_rms = _relative(counted, whole)
+    found.peak, found.rms = _relative(counted, local)
     found.max_rel = _largest(np.divide(error, magnitude, out=np.zeros_like(error), where=magnitude > _TINY))
     _similarity(found, left, right, error)
     return found

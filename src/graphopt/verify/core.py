@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto
 
 from graphopt.errors import GraphoptError
-from graphopt.verify.compare import deviation, flatten, tolerance_for
+from graphopt.verify.compare import Deviation, deviation, flatten, slack_of, tolerance_for
 from graphopt.verify.interface import interface_differences, interface_notes
 from graphopt.verify.judge import Judge
 from graphopt.verify.randomness import Randomness, pinned
@@ -70,6 +70,7 @@ class Reference:
         self.source = Source.of(model)
         self.found = Cases()
         self.randomness = Randomness(self.source.proto)
+        self._slack = slack_of(self.source.proto)
         self._session: Session | None = None
         self._drawn: dict[bool, list[list[Any]]] = {}
         start = time.monotonic()
@@ -167,6 +168,10 @@ class Reference:
         """The outputs of all cases in a new session, in their order, with the seeds pinned."""
         session = Session(pinned(self.source, by_name), threads=self.budget.threads)
         return [session.run(case.feeds) for case in self.found.cases]
+
+    def compare(self, place: int, reference: Any, other: Any) -> Deviation:
+        """How far a value of the graph output at `place` is from another."""
+        return deviation(reference, other, self._slack[place])
 
     def rerun(self, feeds: Feeds) -> list[Any]:
         """The original's outputs on other inputs."""
@@ -271,7 +276,7 @@ class _Check:
     def _output(
         self, number: int, case: Case, place: int, expected: list[Any], outputs: list[Any], name: str
     ) -> OutputCheck | None:
-        found = deviation(expected[place], outputs[place])
+        found = self.reference.compare(place, expected[place], outputs[place])
         check = found.check(name)
         if found.none or tolerance_for(found.dtype, self.reference.source.node_count).allows(found):
             return check

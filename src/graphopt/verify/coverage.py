@@ -66,15 +66,18 @@ class Branches:
         return sorted(found)
 
 
-def still_outputs(names: Sequence[str], results: Iterable[Sequence[Any]]) -> dict[str, float]:
-    """Output -> value, of the outputs with more than four elements that are this value everywhere in all `results`."""
+def still_outputs(names: Sequence[str], results: Iterable[Sequence[Any]], slack: Sequence[float]) -> dict[str, float]:
+    """Output -> value, of the outputs with more than four elements that are this value everywhere in all `results`.
+
+    slack: for each output, what counts as the same (see `slack_of`).
+    """
     runs = list(results)
     found: dict[str, float] = {}
     for place, name in enumerate(names):
         arrays = [run[place] for run in runs]
         if not arrays or not all(isinstance(a, np.ndarray) and a.dtype.kind in "fiub" and a.size > 4 for a in arrays):
             continue
-        value = arrays[0].ravel()[0]
-        if all(bool((array == value).all()) for array in arrays):
-            found[name] = float(value)
+        low, high = min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
+        if high - low <= slack[place]:
+            found[name] = round(low, 5) if slack[place] else low
     return found

@@ -209,6 +209,8 @@ def attribute(node: NodeProto, name: str, default: object = None) -> object:
 
 def _constant_of(node: NodeProto) -> TensorProto | np.ndarray | None:
     for entry in node.attribute:
+        if entry.ref_attr_name:  # the caller's: it may differ from call to call
+            return None
         if entry.type == AttributeProto.TENSOR:
             return entry.t
         if entry.name in ("value_int", "value_ints"):

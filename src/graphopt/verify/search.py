@@ -14,6 +14,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from graphopt.verify.axes import Axes
+from graphopt.verify.compare import slack_of
 from graphopt.verify.coverage import Branches, still_outputs
 from graphopt.verify.flow import Flow
 from graphopt.verify.hints import hints_of
@@ -349,7 +350,9 @@ class _Search:
 
     def _say_still(self) -> None:
         names = [value.name for value in self.model.graph.output]
-        still = still_outputs(names, [case.outputs for case in self.found.cases]) if self.specs else {}
+        still = {}
+        if self.specs:
+            still = still_outputs(names, [case.outputs for case in self.found.cases], slack_of(self.model))
         for name, value in still.items():
             self.found.unchecked.append(f"output {name!r}: it is {value:g} everywhere on all the inputs that were made")
 

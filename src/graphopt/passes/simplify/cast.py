@@ -11,11 +11,13 @@ from graphopt.rewrite.rule import Outcome
 
 @rule("eliminate-cast", P.Cast("x").as_("cast"))
 def eliminate_cast(m: Match, new: Builder) -> Outcome:
+    """Removes a Cast or CastLike to the type that its input has."""
     return m.x if m.x.dtype is not None and m.x.dtype == m.cast.attr("to") else None
 
 
 @rule("resolve-cast-like", P.CastLike("x", "like").as_("cast"))
 def resolve_cast_like(m: Match, new: Builder) -> Outcome:
+    """Turns a CastLike whose target type is known into a Cast."""
     dtype = m.like.dtype
     if dtype is None:
         return refuse("the type to cast to is not known")

@@ -25,11 +25,13 @@ OUTER = P.Clip(INNER, maybe("c"), maybe("d")).as_("outer")
 
 @rule("compose-clips", OUTER, P.Clip(P.Relu("x").as_("inner"), maybe("c"), maybe("d")).as_("outer"))
 def compose_clips(m: Match, new: Builder) -> Outcome:
+    """Merges a Clip with the Clip or Relu before it."""
     return _merge(m, new)
 
 
 @rule("relu-of-clip", P.Relu(INNER).as_("outer"))
 def relu_of_clip(m: Match, new: Builder) -> Outcome:
+    """Merges a Relu with the Clip before it."""
     return _merge(m, new)
 
 

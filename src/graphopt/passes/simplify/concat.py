@@ -18,6 +18,7 @@ CONCAT = P.Concat(rest("parts")).as_("node")
 
 @rule("eliminate-concat", CONCAT)
 def eliminate_concat(m: Match, new: Builder) -> Outcome:
+    """Removes a Concat of one operand, and empty operands."""
     parts: tuple[Value, ...] = m.parts
     if len(parts) > 1:
         parts = tuple(part for part in parts if not _is_empty(part, m.node)) or parts[:1]
@@ -38,6 +39,7 @@ def _is_empty(part: Value, node: Node) -> bool:
 
 @rule("flatten-concats", CONCAT)
 def flatten_concats(m: Match, new: Builder) -> Outcome:
+    """Merges a Concat into the Concat that reads it, on the same axis."""
     node: Node = m.node
     parts: list[Value] = []
     merged = False
@@ -69,6 +71,7 @@ def _axis(node: Node, value: Value) -> int:
 
 @rule("concat-of-split", CONCAT)
 def concat_of_split(m: Match, new: Builder) -> Outcome:
+    """Removes a Concat that puts the parts of a Split together again."""
     split = m.parts[0].producer if m.parts else None
     if split is None or split.op != "Split" or split.domain:
         return None

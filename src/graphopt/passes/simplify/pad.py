@@ -21,12 +21,14 @@ def pads_of(node: Node) -> tuple[int, ...] | None:
 
 @rule("eliminate-pad", P.Pad("x", rest("operands")).as_("node"))
 def eliminate_pad(m: Match, new: Builder) -> Outcome:
+    """Removes a Pad by nothing."""
     pads = pads_of(m.node)
     return m.x if pads and not any(pads) else None
 
 
 @rule("compose-pads", P.Pad(P.Pad("x", rest("a")).as_("inner"), rest("b")).as_("outer"), opset=">=2")
 def compose_pads(m: Match, new: Builder) -> Outcome:
+    """Merges two Pads by the same constant."""
     inner, outer = m.inner, m.outer
     first, second = pads_of(inner), pads_of(outer)
     if any(_mode(node) != "constant" for node in (inner, outer)):

@@ -34,6 +34,7 @@ def axes_of(node: Node, x: Value) -> tuple[int, ...] | None:
 
 @rule("eliminate-reduce", P.op(*EXACT)("x", maybe("axes")).as_("node"))
 def eliminate_reduce(m: Match, new: Builder) -> Outcome:
+    """Removes a reduction over axes of size 1."""
     node: Node = m.node
     if node.attr("noop_with_empty_axes") and option(node, "axes", 1) == ():
         return m.x
@@ -50,11 +51,13 @@ REDUCE = P.op(*ALL)("x", maybe("a")).as_("node")
 
 @rule("squeeze-of-reduce", P.Squeeze(REDUCE, maybe("b")).as_("view"), measure="nodes")
 def squeeze_of_reduce(m: Match, new: Builder) -> Outcome:
+    """Takes a Squeeze of the reduced axes into the reduction (keepdims=0)."""
     return _change(m, new, keep=False)
 
 
 @rule("unsqueeze-of-reduce", P.Unsqueeze(REDUCE, maybe("b")).as_("view"), measure="nodes")
 def unsqueeze_of_reduce(m: Match, new: Builder) -> Outcome:
+    """Takes an Unsqueeze of the reduced axes into the reduction (keepdims=1)."""
     return _change(m, new, keep=True)
 
 

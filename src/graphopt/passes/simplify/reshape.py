@@ -16,6 +16,7 @@ from graphopt.rewrite.rule import Outcome
 
 @rule("eliminate-reshape", P.Reshape("x", maybe("shape")).as_("node"))
 def eliminate_reshape(m: Match, new: Builder) -> Outcome:
+    """Removes a Reshape to the shape that its input has."""
     before, after = m.x.shape, m.node.output.shape
     if before is None or after is None or len(before) != len(after):
         return None
@@ -34,6 +35,7 @@ def _inferred(node: Node, before: Shape, after: Shape) -> bool:
 
 @rule("eliminate-flatten", P.Flatten("x").as_("node"))
 def eliminate_flatten(m: Match, new: Builder) -> Outcome:
+    """Removes a Flatten of what is a matrix already."""
     if m.x.rank == 2 and m.node.attr("axis") in (1, -1):
         return m.x
     return m.x if same_elements(m.x.shape, m.node.output.shape) else None
@@ -41,6 +43,7 @@ def eliminate_flatten(m: Match, new: Builder) -> Outcome:
 
 @rule("eliminate-squeeze", P.Squeeze("x", maybe("axes")).as_("node"))
 def eliminate_squeeze(m: Match, new: Builder) -> Outcome:
+    """Removes a Squeeze of every axis of size 1 where there is none."""
     if m.axes is not None or "axes" in m.node.attributes or m.x.shape is None:
         return None
     return m.x if all(isinstance(dim, int) and dim != 1 for dim in m.x.shape) else None
@@ -48,6 +51,7 @@ def eliminate_squeeze(m: Match, new: Builder) -> Outcome:
 
 @rule("eliminate-expand", P.Expand("x", "shape").as_("node"))
 def eliminate_expand(m: Match, new: Builder) -> Outcome:
+    """Removes an Expand to the shape that its input has."""
     if same_shape(m.x, m.node.output):
         return m.x
     sizes = ints(m.shape)
@@ -62,5 +66,6 @@ def _has_rank(value: Value, rank: int) -> bool:
 
 @rule("eliminate-tile", P.Tile("x", "repeats"), opset=">=6")
 def eliminate_tile(m: Match, new: Builder) -> Outcome:
+    """Removes a Tile that repeats nothing."""
     repeats = ints(m.repeats)
     return m.x if repeats is not None and all(count == 1 for count in repeats) else None

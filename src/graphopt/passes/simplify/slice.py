@@ -45,6 +45,7 @@ def _takes_all(cut: Cut, size: int | None) -> bool:
 
 @rule("eliminate-slice", P.Slice("x", rest("operands")).as_("node"))
 def eliminate_slice(m: Match, new: Builder) -> Outcome:
+    """Removes a Slice that takes every element."""
     if same_shape(m.x, m.node.output):
         steps = option(m.node, "steps", 4)
         return m.x if steps is not None and all(step == 1 for step in steps) else None
@@ -61,6 +62,7 @@ def eliminate_slice(m: Match, new: Builder) -> Outcome:
 
 @rule("compose-slices", P.Slice(P.Slice("x", rest("a")).as_("inner"), rest("b")).as_("outer"))
 def compose_slices(m: Match, new: Builder) -> Outcome:
+    """Merges two Slices."""
     first, second = cuts_of(m.inner, m.x), cuts_of(m.outer, m.x)
     if first is None or second is None:
         return refuse("what is cut is not constant")

@@ -14,6 +14,7 @@ from graphopt.rewrite.rule import Outcome
 
 @rule("eliminate-split", P.Split("x", rest("sizes")).as_("node"))
 def eliminate_split(m: Match, new: Builder) -> Outcome:
+    """Removes a Split into one part."""
     return m.x if len(m.node.outputs) == 1 else None
 
 
@@ -22,6 +23,7 @@ CONCAT = P.Concat(rest("parts")).as_("concat").shared()
 
 @rule("split-of-concat", P.Split(CONCAT, rest("sizes")).as_("node").binding("y"))
 def split_of_concat(m: Match, new: Builder) -> Outcome:
+    """Removes a Split that takes the operands of a Concat apart again."""
     parts, rank = m.parts, m.concat.output.rank
     axis = axis_of(m.node, rank)
     if rank is None or axis is None or axis != axis_of(m.concat, rank, default=1):

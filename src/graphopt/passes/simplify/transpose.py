@@ -19,12 +19,14 @@ def _perm(node: Node, x: Value) -> tuple[int, ...] | None:
 
 @rule("eliminate-transpose", P.Transpose("x").as_("node"))
 def eliminate_transpose(m: Match, new: Builder) -> Outcome:
+    """Removes a Transpose that moves nothing."""
     perm = _perm(m.node, m.x)
     return m.x if perm is not None and perm == tuple(range(len(perm))) else None
 
 
 @rule("compose-transposes", P.Transpose(P.Transpose("x").as_("inner").shared()).as_("outer"))
 def compose_transposes(m: Match, new: Builder) -> Outcome:
+    """Merges two Transposes."""
     if m.inner.attr("perm") is None and m.outer.attr("perm") is None:
         return m.x  # reversed twice
     first, second = _perm(m.inner, m.x), _perm(m.outer, m.x)

@@ -18,6 +18,7 @@ ROUNDINGS = ("Ceil", "Floor", "Round")
 
 @rule("eliminate-double-negation", one_of(*(P.op(op)(P.op(op)("x").shared()) for op in INVOLUTIONS)))
 def eliminate_double_negation(m: Match, new: Builder) -> Outcome:
+    """Removes an involution of itself: Not, Neg, BitwiseNot."""
     return m.x
 
 
@@ -27,9 +28,11 @@ _ROUNDED = P.op(*ROUNDINGS)(P.op(*ROUNDINGS)("x").shared().as_("inner"))
 
 @rule("eliminate-repetition", one_of(*_TWICE, _ROUNDED))
 def eliminate_repetition(m: Match, new: Builder) -> Outcome:
+    """Removes the second of two equal idempotent operators: Relu, Abs, Ceil, Floor, ..."""
     return m.inner.output
 
 
 @rule("abs-of-neg", P.Abs(P.Neg("x")).as_("node"))
 def abs_of_neg(m: Match, new: Builder) -> Outcome:
+    """Removes a Neg before an Abs."""
     return new.Abs(m.x, like=m.node)

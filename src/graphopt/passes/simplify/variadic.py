@@ -12,6 +12,7 @@ from graphopt.rewrite.rule import Outcome
 
 @rule("eliminate-variadic", P.op("Max", "Mean", "Min", "Sum")("x"))
 def eliminate_variadic(m: Match, new: Builder) -> Outcome:
+    """Removes a Sum, Max, Min or Mean of one operand."""
     return m.x
 
 
@@ -22,4 +23,5 @@ _NESTS = [
 
 @rule("flatten-variadic", one_of(*_NESTS), opset=">=8")
 def flatten_variadic(m: Match, new: Builder) -> Outcome:
+    """Merges a Sum, Max or Min into the one that reads it."""
     return new.make(m.node.op, *m.first, *m.more, like=m.node)

@@ -14,6 +14,7 @@ from graphopt.rewrite.rule import Outcome
 
 @rule("eliminate-where", P.Where(const("c"), "x", "y").as_("node"))
 def eliminate_where(m: Match, new: Builder) -> Outcome:
+    """Removes a Where whose condition is constant."""
     if filled_with(m.c, 1):
         chosen, other = m.x, m.y
     elif filled_with(m.c, 0):
@@ -25,6 +26,7 @@ def eliminate_where(m: Match, new: Builder) -> Outcome:
 
 @rule("where-of-equals", P.Where("c", "x", "x").as_("node"))
 def where_of_equals(m: Match, new: Builder) -> Outcome:
+    """Removes a Where that chooses between a value and itself."""
     return _if_full(m.x, (m.c,), m.node.output)
 
 
@@ -36,4 +38,5 @@ def _if_full(chosen: Value, others: tuple[Value, ...], result: Value) -> Outcome
 
 @rule("where-not", P.Where(P.Not("c"), "x", "y").as_("node"))
 def where_not(m: Match, new: Builder) -> Outcome:
+    """Swaps the branches of a Where to drop the Not of its condition."""
     return new.Where(m.c, m.y, m.x, like=m.node)
