@@ -90,6 +90,10 @@ class Value:
         """Records what is known of the type; the proto is kept, not copied."""
         self.type, self._shape = type_proto, None
 
+    def set_shape(self, shape: Shape) -> None:
+        """Records dims that were found out in another way than by inference; the rest of the type stays."""
+        self._shape = shape
+
     def numpy(self) -> NDArray:
         """The constant's values, read-only. Raises ValueError when it is not constant."""
         if self.tensor is not None and not self.is_input:

@@ -23,7 +23,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from graphopt.analysis.shapes import ensure_types
-from graphopt.ir import Graph, Model, Node, Value
+from graphopt.ir import Dim, Graph, Model, Node, Value
 from graphopt.passes.base import Pass
 from graphopt.passes.simplify import _dims
 from graphopt.passes.simplify._facts import normalize, option, vector
@@ -60,8 +60,39 @@ class FoldShapes(Pass):
                 facts.given.update(dim for dim in value.shape or () if isinstance(dim, str))
         for graph in graphs:
             _Scope(graph, facts, ctx).run()
-        if ctx.count != count:
+        if ctx.count != count and _tell(graphs, facts):
+            model.facts["types"] = model.version
+        elif ctx.count != count:
             model.facts.pop("types", None)  # more can be inferred now
+
+
+def _tell(graphs: Sequence[Graph], facts: Facts) -> bool:
+    """Gives values the shapes that became known here; whether all have one now, so that inference is not needed."""
+    complete = True
+    for graph in graphs:
+        for node in graph:
+            for value in node.outputs:
+                shape = value.shape
+                if shape is not None and all(isinstance(dim, int) or dim in facts.given for dim in shape):
+                    continue
+                sizes = facts.dims(value)
+                if sizes is not None:
+                    before = shape or (None,) * len(sizes)
+                    spelled = [_spelled(size, facts) for size in sizes]
+                    value.set_shape(
+                        tuple([old if new is None else new for old, new in zip(before, spelled, strict=True)])
+                    )
+                elif value.name:
+                    complete = False
+    return complete
+
+
+def _spelled(size: Size, facts: Facts) -> Dim:
+    """A size as a dim: a number, a symbol of the inputs, or nothing that another run could take for something else."""
+    if isinstance(size, int):
+        return size
+    (symbols, factor), *more = size.terms
+    return symbols[0] if not more and factor == 1 and len(symbols) == 1 and symbols[0] in facts.given else None
 
 
 class _Scope:
