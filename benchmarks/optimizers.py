@@ -26,11 +26,10 @@ def _graphopt(passes: str = "default", target: str = "onnx") -> Optimizer:
     import graphopt
 
     # graphopt loads its rooms when first used; here that belongs to the import, as it does for the others.
-    for room in ("ir", "analysis", "rewrite", "passes", "targets"):
+    for room in ("ir", "analysis", "rewrite", "passes"):
         package = importlib.import_module(f"graphopt.{room}")
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if module.name != "graphopt.targets.tensorrt":
-                importlib.import_module(module.name)
+            importlib.import_module(module.name)
     for name in ("pipeline", "report", "api"):
         importlib.import_module(f"graphopt.{name}")
     return lambda src, dst: graphopt.optimize_file(src, dst, passes, target=target, verify="off")

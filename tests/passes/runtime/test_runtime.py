@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto
 from tests.passes.util import apply, assert_same, fired, model, node, ops, rand, reasons, run
 
+ORT = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 RING = np.array([0, 0, 1, 1, 0, 0, 1, 1])
 IMAGE = {"x": rand(2, 3, 6, 6, low=-3, high=-1)}
 
@@ -209,6 +211,7 @@ def test_a_weight_with_another_reader_is_not_transposed():
 TOKENS = {"x": rand(2, 5, 32), "s": rand(2, 5, 32, seed=1)}
 
 
+@pytest.mark.skipif(ORT < (1, 24), reason="this ONNX Runtime does not run a scale of one element at all")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_scale_of_one_element_is_repeated(bias):
     nodes = [node("Add", "x s", "t"), node("LayerNormalization", "t g b" if bias else "t g", "y")]
