@@ -39,7 +39,12 @@ def run(folder: Path, *args: str | Path, limit: int = 0) -> subprocess.Completed
     """`python -m graphopt` with these arguments, in `folder`, with a temporary folder of its own beside it."""
     temporary = folder.parent / "tmp"
     temporary.mkdir(exist_ok=True)
-    env = {**os.environ, "TMPDIR": str(temporary), "COLUMNS": "60", "PYTHONWARNINGS": "default,ignore::DeprecationWarning:typer"}
+    env = {
+        **os.environ,
+        "TMPDIR": str(temporary),
+        "COLUMNS": "60",
+        "PYTHONWARNINGS": "default,ignore::DeprecationWarning:typer",
+    }
     start = ["-c", FULL_DISK, str(limit)] if limit else ["-m", "graphopt"]
     command = [sys.executable, *start, *map(str, args)]
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
