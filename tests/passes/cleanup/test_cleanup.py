@@ -272,3 +272,31 @@ def test_a_function_that_calls_itself_is_refused():
     )
     with pytest.raises(ModelError, match="calls itself"):
         apply(m, "inline-functions")
+
+
+# -- unique-names ------------------------------------------------------------------------------------------------------
+
+
+def test_every_node_gets_a_name_of_its_own_and_values_keep_theirs():
+    nodes = [node("Neg", "x", "a", name="n"), node("Exp", "a", "b", name="n"), node("Abs", "b", "y")]
+    m = model(nodes, {"x": [4, 3]}, ["y"])
+    out, report = apply(m, "unique-names")
+    assert [n.name for n in out.graph.node] == ["n", "n_1", "y"]
+    assert [list(n.output) for n in out.graph.node] == [["a"], ["b"], ["y"]]
+    assert len(report.rewrites) == 2
+    assert_same(m, out, X, reference=True)
+    assert not apply(out, "unique-names")[1].rewrites
+
+
+def test_names_are_unique_across_bodies():
+    m = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (bool c, float[4,3] x) => (float[4,3] y) {
+            y = If (c) <
+                then_branch = t () => (float[4,3] a) { a = Relu(x) },
+                else_branch = e () => (float[4,3] a) { a = Neg(x) }
+            >
+        }"""
+    )
+    out, _ = apply(m, "unique-names")
+    inner = [a.g.node[0].name for a in out.graph.node[0].attribute]
+    assert len({*inner, out.graph.node[0].name}) == 3
