@@ -253,8 +253,10 @@ class _Check:
             self.report.unchecked.append(f"{_describe(case)}: {error}")
             return
         except RunError as error:
-            self._failed_run(number, case, error)
-            return
+            as_written = self._after_failure(number, case, error)
+            if as_written is None:
+                return
+            outputs = as_written
         run = Run(
             dict(case.binding), digest(case.feeds), case.data, seconds=(case.seconds, time.perf_counter() - start)
         )
@@ -264,14 +266,17 @@ class _Check:
                 run.outputs.append(check)
         self.report.runs.append(run)
 
-    def _failed_run(self, number: int, case: Case, error: RunError) -> None:
-        """The other model failed where the original ran; excused where the runtime's optimizations break both."""
-        if self.judge.both_break(number):
-            self.report.unchecked.append(
-                f"{_describe(case)}: ONNX Runtime's optimizations break the original too: {error}"
-            )
-        else:
+    def _after_failure(self, number: int, case: Case, error: RunError) -> list[Any] | None:
+        """The other model failed where the original ran: what it gives as written, if the runtime's optimizations break
+        both; else None, and the failure is its own."""
+        if not self.judge.both_break(number):
             self.report.error = self.report.error or f"it fails where the original runs ({_describe(case)}): {error}"
+            return None
+        self._say(
+            self.report.notes,
+            f"{_describe(case)}: ONNX Runtime's optimizations break both models, compared as written: {error}",
+        )
+        return self.judge.session(self.other, optimize=False).run(case.feeds)
 
     def _output(
         self, number: int, case: Case, place: int, expected: list[Any], outputs: list[Any], name: str
