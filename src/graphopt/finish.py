@@ -91,16 +91,23 @@ def examine(
         progress("verify", 0, 0)
     limit = budget if isinstance(budget, Budget) else Budget() if budget is None else Budget(seconds=float(budget))
     if isinstance(result, Model):
+        weights = sum(v.tensor.nbytes for g in result.scopes() for v in g.initializers.values() if v.tensor is not None)
         try:
-            result = ir.to_proto(result, whole=True)
+            whole = ir.to_proto(result, whole=True) if weights <= limit.bytes else None
         except OutputError:
-            report.verification = VerificationReport(
-                unchecked=["the model has 2 GiB of weights or more, which is past what verification loads"]
-            )
+            whole = None
+        if whole is None:
+            report.verification = VerificationReport(unchecked=[_too_large(weights, limit)])
             return
+        result = whole
     report.verification = verify(original, result, inputs, budget=limit)
     if not report.verification.ok:
         raise VerificationError(_blame(original, report, replay, inputs, limit, repro), report.verification)
+
+
+def _too_large(weights: int, limit: Budget) -> str:
+    size, most = (f"{count / (1 << 30):.1f} GiB" for count in (weights, limit.bytes))
+    return f"the outputs: its weights of {size} are over the budget of {most}, or over what one ModelProto can hold"
 
 
 def _blame(

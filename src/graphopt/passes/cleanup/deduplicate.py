@@ -17,6 +17,7 @@ from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
 from graphopt.rewrite.sweep import is_opaque
 
+_PART = 1 << 24  # bytes compared at a time
 _SAMPLE = 256  # bytes at either end that tell most large tensors apart before all is compared
 
 
@@ -73,6 +74,12 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
         return bool(left == right)
     if len(left) <= 2 * _SAMPLE:
         return True  # the key held all of it
-    return a.dtype != TensorProto.STRING and np.array_equal(
-        np.frombuffer(left, np.uint8), np.frombuffer(right, np.uint8)
-    )
+    if a.dtype == TensorProto.STRING or len(left) != len(right):
+        return False
+    for start in range(0, len(left), _PART):  # mapped files must not pile up in memory
+        ours, theirs = (np.frombuffer(bits[start : start + _PART], np.uint8) for bits in (left, right))
+        if not np.array_equal(ours, theirs):
+            return False
+        if len(left) > _PART:
+            a.store.forget_pages()
+    return True
