@@ -91,7 +91,7 @@ def examine(
         progress("verify", 0, 0)
     limit = budget if isinstance(budget, Budget) else Budget() if budget is None else Budget(seconds=float(budget))
     if isinstance(result, Model):
-        weights = sum(v.tensor.nbytes for g in result.scopes() for v in g.initializers.values() if v.tensor is not None)
+        weights = max(report.bytes_before, report.bytes_after)  # both models are loaded, or none
         try:
             whole = ir.to_proto(result, whole=True) if weights <= limit.bytes else None
         except OutputError:
