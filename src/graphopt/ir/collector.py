@@ -10,17 +10,29 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MANY = 100_000  # objects: more are not walked as soon as the collector is on again
+_aged = [0]  # objects that were made old unwalked since the last full collection
+
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """Collects no cycles inside the block; afterwards the collector is as it was."""
+    """Collects no cycles inside the block; afterwards the collector is as it was.
+
+    What a large graph leaves in the oldest generation that way Python does not count, and so would never collect: the
+    next block begins with that.
+    """
     was_on = gc.isenabled()
+    if was_on and _aged[0] > _MANY:
+        _aged[0] = 0
+        gc.collect()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():  # through the frozen generation and back: old, without being walked now
-                gc.freeze()
+            fresh = gc.get_count()[0]
+            if fresh > _MANY and not gc.get_freeze_count():
+                _aged[0] += fresh
+                gc.freeze()  # through the frozen generation and back: old, without being walked now
                 gc.unfreeze()
             gc.enable()
