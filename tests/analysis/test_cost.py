@@ -6,7 +6,7 @@ import pytest
 from onnx import parser
 
 import graphopt.ir as ir
-from graphopt.analysis.cost import Sizes, evaluate, node_cost
+from graphopt.analysis.cost import Sizes, evaluate, node_cost, workspace
 from graphopt.analysis.shapes import infer
 
 
@@ -84,3 +84,33 @@ def test_parameters_count_constants_as_stored():
 )
 def test_expressions_of_dimensions(text, value):
     assert evaluate(text, {"N": 7}, 1) == value
+
+
+EINSUM = '{ y = Einsum<equation="...ij,...jk->...ik">(x, z) }'
+ROIS = "(float[1,2,8,8] x, float[3,4] r, int64[3] i) => (float[3,2,4,4] y)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"(float[2,3,4] x, float[2,4,5] z) => (float[2,3,5] y) {EINSUM}", 240),
+        (f"(float[3,4] x, float[2,4,5] z) => (float[2,3,5] y) {EINSUM}", 240),
+        ("(float[2,6,6] x) => (float[2] y) { y = Det(x) }", 2 * (144 + 6)),
+        (f"{ROIS} {{ y = RoiAlign<output_height=4, output_width=4, sampling_ratio=2>(x, r, i) }}", 8 * 4 * 96),
+        (f"{ROIS} {{ y = RoiAlign<output_height=4, output_width=4>(x, r, i) }}", None),
+    ],
+)
+def test_operators_whose_cost_is_in_their_attributes(text, expected):
+    assert flops(text) == expected
+
+
+def test_work_space():
+    def space(text):
+        model = ir.from_proto(parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]> g {text}'))
+        infer(model)
+        return workspace(next(iter(model.graph)))
+
+    assert space("(float[1,3,8,8] x, float[5,3,3,3] w) => (float[1,5,6,6] y) { y = Conv(x, w) }") == 27 * 36
+    assert space('(float[4] x, float[5] z) => (float[4,5] y) { y = Einsum<equation="i,j->ij">(x, z) }') == 0
+    assert space('(float[4] x, float[5] z, float[4] u) => (float y) { y = Einsum<equation="i,j,i->">(x, z, u) }') == 20
+    assert space("(float[4] x) => (float[4] y) { y = Relu(x) }") == 0

@@ -337,3 +337,37 @@ def external_data_without_a_location(folder: Path) -> Path:
     model = onnx.load(path, load_external_data=False)
     del model.graph.initializer[0].external_data[0]
     return put(folder, model)
+
+
+@bad("w", "location", error=EXTERNAL)
+def external_data_with_two_locations(folder: Path) -> Path:
+    path = with_data(folder)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].external_data.add(key="location", value="other.bin")
+    return put(folder, model)
+
+
+@bad("w", error=EXTERNAL)
+def external_offset_of_more_than_64_bits(folder: Path) -> Path:
+    return with_data(folder, offset=str(2**64))
+
+
+@bad("w", error=EXTERNAL)
+def external_data_of_text(folder: Path) -> Path:
+    model = onnx.load(with_data(folder), load_external_data=False)
+    model.graph.initializer[0].data_type = TensorProto.STRING
+    return put(folder, model)
+
+
+@bad("function", "nodes")
+def functions_that_write_out_to_a_million_nodes(folder: Path) -> Path:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
+    model = build([helper.make_node("F0", ["x"], ["y"], domain="my")])
+    model.opset_import.append(opsets[1])
+    for level in range(20):
+        calls = [helper.make_node(f"F{level + 1}", [f"v{i}"], [f"v{i + 1}"], domain="my") for i in range(2)]
+        model.functions.append(helper.make_function("my", f"F{level}", ["v0"], ["v2"], calls, opsets))
+    model.functions.append(
+        helper.make_function("my", "F20", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])], opsets)
+    )
+    return put(folder, model)

@@ -23,12 +23,12 @@ def test_the_collector_is_as_it_was() -> None:
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("many", [0, 100_000])
-def test_graphs_do_not_pile_up(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("many", "times"), [(0, 40), (100_000, 2000)])
+def test_graphs_do_not_pile_up(many: int, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "_MANY", many)
     proto = parser.parse_model(TEXT)
     alive: weakref.WeakSet[Model] = weakref.WeakSet()
-    for _ in range(2000):
+    for _ in range(times):
         with collector.paused():
             alive.add(from_proto(proto))
-    assert len(alive) < 1000
+    assert len(alive) < times / 2

@@ -236,3 +236,18 @@ def test_a_large_model_keeps_the_data_file_that_it_writes_over(tmp_path: Path, m
 def test_clones_see_the_same_data(tmp_path: Path) -> None:
     make(tmp_path)
     check(load(tmp_path / "m.onnx").clone())
+
+
+def test_shapes_that_are_outside_are_still_shapes(tmp_path: Path) -> None:
+    """onnx's inference raises where it needs the values of an external tensor."""
+    from graphopt.analysis.shapes import infer
+
+    m = proto("g (float[N,20] x) => (float[M,K] y) { r = Reshape(x, s)  y = Relu(r) }", {"s": np.array([-1, 5, 4])})
+    (tmp_path / "s.bin").write_bytes(m.graph.initializer[0].raw_data)
+    refer(m.graph.initializer[0], "s.bin", 0, 24)
+    (tmp_path / "m.onnx").write_bytes(m.SerializeToString())
+    model = load(tmp_path / "m.onnx")
+    infer(model)
+    assert model.graph.values["r"].shape is not None
+    assert model.graph.values["r"].shape[1:] == (5, 4)
+    assert model.graph.values["y"].rank == 3

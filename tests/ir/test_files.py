@@ -16,7 +16,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from graphopt.errors import ModelError, OutputError
-from graphopt.ir import Model, Store, files, from_proto, load, save, to_proto
+from graphopt.ir import Model, Store, files, from_proto, load, save, to_proto, writing
 
 from .util import BRANCH, CHAIN, proto, raw
 
@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: py
         file = open(path, mode, *args, **kwargs)  # noqa: SIM115
         return Full(file) if "x" in mode else file
 
-    monkeypatch.setattr(files, "open", opened, raising=False)
+    monkeypatch.setattr(writing, "open", opened, raising=False)
     with pytest.raises(OutputError, match="No space left") as error:
         save(from_proto(large()), tmp_path / "m.onnx")
     assert str(tmp_path / "m.onnx") in str(error.value)

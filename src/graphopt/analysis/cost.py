@@ -33,7 +33,7 @@ from graphopt.ir.tensor import payload_bytes
 if TYPE_CHECKING:
     from graphopt.ir import Node, Value
 
-__all__ = ["NodeCost", "Sizes", "node_cost"]
+__all__ = ["NodeCost", "Sizes", "node_cost", "workspace"]
 
 Dim = int | str | None
 Static = tuple[int, ...]
@@ -102,11 +102,16 @@ def evaluate(expression: str, bindings: Mapping[str, int], default: int) -> int:
     """
     if expression.isidentifier():
         return bindings.get(expression, default)
+    if len(expression) > _LONGEST:
+        return default
     try:
         tree = ast.parse(expression, mode="eval")
         return max(0, int(_value(tree.body, bindings, default)))
-    except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError):
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
         return default
+
+
+_LONGEST = 256  # characters of an expression: Python's parser runs out of stack on some that are long enough
 
 
 def _value(tree: ast.expr, bindings: Mapping[str, int], default: int) -> float:
@@ -200,15 +205,53 @@ def _recurrent(node: Node, sizes: Sizes) -> int | None:
 
 
 def _einsum(node: Node, sizes: Sizes) -> int | None:
-    """One MAC for each point of the space of all labels; ellipsis is not counted."""
+    """One MAC for each point of the space of all labels."""
+    extent = _extents(node, sizes)
+    return None if extent is None else (2 if len(node.inputs) > 1 else 1) * prod(extent.values())
+
+
+def _extents(node: Node, sizes: Sizes) -> dict[str, int] | None:
+    """Labels of an Einsum with their sizes; the dims of an ellipsis are counted from the last."""
     terms = node.attr("equation").replace(" ", "").split("->")[0].split(",")
-    shapes = [sizes.of(value) for value in node.inputs]
     extent: dict[str, int] = {}
-    for term, shape in zip(terms, shapes, strict=True):
-        if shape is None or len(term) != len(shape):
+    for term, value in zip(terms, node.inputs, strict=True):
+        shape = sizes.of(value)
+        if shape is None:
             return None
-        extent.update(zip(term, shape, strict=True))
-    return (2 if len(terms) > 1 else 1) * prod(extent.values())
+        labels = list(term)
+        if "..." in term:
+            before, after = term.split("...")
+            labels = [*before, *(f".{i}" for i in range(len(shape) - len(before) - len(after), 0, -1)), *after]
+        if len(labels) != len(shape):
+            return None
+        for label, size in zip(labels, shape, strict=True):
+            extent[label] = max(size, extent.get(label, 0))
+    return extent
+
+
+def workspace(node: Node, sizes: Sizes | None = None) -> int:
+    """Elements that a node computes on the way, besides its inputs and outputs, at the most: the columns of a Conv, the
+    scores of an Attention, the products of an Einsum of more than two terms. 0 where shapes are not known."""
+    sizes = sizes if sizes is not None else Sizes()
+    try:
+        return _workspace(node, sizes)
+    except (IndexError, TypeError, ValueError):
+        return 0
+
+
+def _workspace(node: Node, sizes: Sizes) -> int:
+    if node.op in ("Conv", "ConvInteger", "DeformConv", "QLinearConv", "ConvTranspose"):
+        weight = sizes.of(node.inputs[3 if node.op == "QLinearConv" else 1])
+        image = sizes.of(node.inputs[0] if node.op == "ConvTranspose" else node.output)
+        return 0 if weight is None or image is None else prod(weight[1:]) * prod(image[2:])
+    if node.op == "Einsum" and len(node.inputs) > 2:
+        return prod((_extents(node, sizes) or {}).values())
+    if node.op == "Attention":
+        q, k = sizes.of(node.inputs[0]), sizes.of(node.inputs[1])
+        if q is None or k is None:
+            return 0
+        return q[0] * (node.attr("q_num_heads") if len(q) == 3 else q[1]) * q[-2] * k[-2]
+    return 0
 
 
 def _pool(node: Node, sizes: Sizes) -> int | None:
@@ -224,6 +267,24 @@ def _attention(node: Node, sizes: Sizes) -> int | None:
         heads, shared_by = node.attr("q_num_heads"), node.attr("q_num_heads") // node.attr("kv_num_heads")
         return int(q[0] * q[1] * k[1] * (2 * q[2] + 2 * v[2] * shared_by + 5 * heads))
     return q[0] * q[1] * q[2] * k[2] * (2 * q[3] + 2 * v[3] + 5)
+
+
+def _det(node: Node, sizes: Sizes) -> int | None:
+    """By LU decomposition. X: [..., n, n]."""
+    x = sizes.of(node.inputs[0])
+    return None if x is None else prod(x[:-2]) * (2 * x[-1] ** 3 // 3 + x[-1])
+
+
+def _fourier(node: Node, sizes: Sizes) -> int | None:
+    """5 n log2(n), and three transforms for lengths that are no power of two; by output, which has all points."""
+    out = sizes.of(node.output)
+    return None if out is None else 15 * prod(out) * max(1, max(out, default=1).bit_length())
+
+
+def _roi_align(node: Node, sizes: Sizes) -> int | None:
+    """Bilinear samples; with a ratio of 0 their number depends on the data."""
+    ratio = node.attr("sampling_ratio")
+    return _times(8 * ratio * ratio, sizes.of(node.output)) if ratio else None
 
 
 def _sum(node: Node, sizes: Sizes) -> int | None:
@@ -252,6 +313,10 @@ _HEAVY: dict[str, Callable[[Node, Sizes], int | None]] = {
     "MaxPool": _pool,
     "LpPool": _pool,
     "Attention": _attention,
+    "Det": _det,
+    "DFT": _fourier,
+    "STFT": _fourier,
+    "RoiAlign": _roi_align,
     "Sum": _sum,
     "Max": _sum,
     "Min": _sum,
@@ -264,12 +329,12 @@ def _words(text: str) -> frozenset[str]:
 
 
 _FREE = _words(
-    "Cast CastLike Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace Dropout Expand EyeLike "
-    "Flatten Gather GatherElements GatherND Identity If Loop NonZero OneHot Optional OptionalGetElement "
-    "OptionalHasElement Pad Range Reshape ReverseSequence Scan Scatter ScatterElements ScatterND SequenceAt "
-    "SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap Shape Size Slice "
-    "SpaceToDepth Split SplitToSequence Squeeze TensorScatter Tile Transpose Trilu Unique Unsqueeze "
-    "StringConcat StringNormalizer StringSplit RegexFullMatch TfIdfVectorizer"
+    "BitCast Cast CastLike CenterCropPad Compress Concat ConcatFromSequence Constant ConstantOfShape DepthToSpace "
+    "Dropout Expand EyeLike Flatten Gather GatherElements GatherND Identity If Loop MaxUnpool NonZero OneHot Optional "
+    "OptionalGetElement OptionalHasElement Pad Range RegexFullMatch Reshape ReverseSequence Scan Scatter "
+    "ScatterElements ScatterND SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength "
+    "SequenceMap Shape Size Slice SpaceToDepth Split SplitToSequence Squeeze StringConcat StringNormalizer "
+    "StringSplit TensorScatter TfIdfVectorizer Tile Transpose Trilu Unique Unsqueeze"
 )
 _PER_INPUT = {  # FLOPs for each element of the first input
     "GlobalAveragePool": 1,
@@ -280,6 +345,8 @@ _PER_INPUT = {  # FLOPs for each element of the first input
     "TopK": 1,
     "CumSum": 1,
     "CumProd": 1,
+    "Col2Im": 1,
+    **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), 5),
     **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1"), 1),
     **dict.fromkeys(("ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"), 2),
 }
@@ -300,4 +367,5 @@ _PER_OUTPUT = {  # FLOPs for each element of the first output
     **dict.fromkeys(("Hardmax", "LogSoftmax", "LpNormalization", "LRN", "MeanVarianceNormalization", "Softmax"), 5),
     **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"), 5),
     **dict.fromkeys(("SimplifiedLayerNormalization", "SkipLayerNormalization", "GridSample", "RotaryEmbedding"), 5),
+    **dict.fromkeys(("AffineGrid", "BlackmanWindow", "HammingWindow", "HannWindow", "MelWeightMatrix", "SwiGLU"), 5),
 }

@@ -11,12 +11,17 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, ModelProto, shape_inference
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, shape_inference
 
+from graphopt.analysis.negative import has_negative, has_slices, hide, is_absurd, outline, show, suspects
 from graphopt.ir import Graph, Model
+from graphopt.ir.external import external_bytes, refill
 from graphopt.ir.node import is_symbol
 
 _UNKNOWN = "unk__"
+_MENDED = "graphopt.inference"
+_FETCHED = 1 << 10  # bytes of an external tensor that may be a shape
+_DEFAULT = ("", "ai.onnx")
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
@@ -41,7 +46,7 @@ def infer(model: Model) -> None:
     bare = _bare(model)
     known = {dim.dim_param for info in bare.graph.input for dim in info.type.tensor_type.shape.dim}
     try:
-        result = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=False)
+        result = _run(bare, model)
     except Exception:  # noqa: BLE001 - onnx raises several C++ exception types; unknown shapes are always safe
         return
     model.facts["inferences"] = era = model.facts.get("inferences", 0) + 1
@@ -59,23 +64,87 @@ def infer(model: Model) -> None:
                 pending += zip(node.subgraphs, bodies, strict=True)
 
 
+def _run(bare: ModelProto, model: Model) -> ModelProto:
+    """onnx's inference; the first of a model in rounds that show more and more of what `negative.suspects` names."""
+    if not model.facts.get("sane"):
+        rounds = suspects(model)
+        for places in rounds:
+            hide(bare, places)
+            result = _infer(bare)
+            if has_negative(result):
+                return result
+            show(bare)
+        model.facts["sane"] = True  # rewrites do not change sizes
+    return _infer(bare)
+
+
+def has_negative_sizes(proto: ModelProto) -> bool:
+    """Whether inference would run a Slice into a size below zero, at which onnx and ONNX Runtime end the process.
+
+    Such models are not valid: an image is smaller than a kernel, say. Raises ModelError as `graphopt.ir.Model`.
+    """
+    if not has_slices(proto):
+        return False
+    model = Model(outline(proto))
+    if is_absurd(model):
+        return True
+    bare = _bare(model) if suspects(model) else None
+    if bare is not None:
+        _run(bare, model)
+    return bare is not None and not model.facts.get("sane")
+
+
+def _infer(bare: ModelProto) -> ModelProto:
+    result: ModelProto = shape_inference.infer_shapes(bare, check_type=False, strict_mode=False, data_prop=False)
+    return result
+
+
 def _bare(model: Model) -> ModelProto:
-    """A copy without weights, without what the file says of inner values and outputs, and without defaults."""
-    bare = ModelProto(ir_version=model.ir_version, opset_import=model.proto.opset_import)
+    """A copy without weights, without what the file says of inner values and outputs, and without defaults.
+
+    Before IR version 4 initializers are listed as inputs, and onnx does not see one that is new: here they are not.
+    """
+    bare = ModelProto(ir_version=max(4, model.ir_version), opset_import=model.proto.opset_import)
     bare.functions.extend(model.proto.functions)
     graph = model.graph
     if graph.holders or model.functions:
         model.commit()  # bodies are part of their nodes' protos
     proto: Any = graph.proto
-    bare.graph.input.extend(proto.input)
+    stored = {name for name, v in graph.initializers.items() if not v.is_input} if model.ir_version < 4 else set()
+    bare.graph.input.extend(info for info in proto.input if info.name not in stored)
     bare.graph.output.extend(proto.output)
     bare.graph.sparse_initializer.extend(proto.sparse_initializer)
     tensors = (v.tensor.proto for v in graph.initializers.values() if v.tensor is not None and not v.is_input)
     bare.graph.initializer.extend(tensors)
+    for tensor in bare.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL and external_bytes(tensor) <= _FETCHED:
+            refill(tensor, bytes(model.store.external(tensor)))  # onnx gives up where it needs values that are outside
     bare.graph.node.extend(node.write() for node in graph)
     _strip(bare.graph)
     _forget_anonymous(bare.graph)
+    _mend_slices(bare)
     return bare
+
+
+def _mend_slices(bare: ModelProto) -> None:
+    """onnx infers that a Slice of opset 10 leaves symbolic dims as they are. Here it is a function around the Slice of
+    opset 11, whose inference is right, and which computes the same."""
+    owners: list[Any] = [bare, *bare.functions]
+    owners = [owner for owner in owners if any(o.domain in _DEFAULT and o.version == 10 for o in owner.opset_import)]
+    pending: list[Any] = [owner.graph if owner is bare else owner for owner in owners]
+    found = False
+    while pending:
+        for node in pending.pop().node:
+            if node.op_type == "Slice" and node.domain in _DEFAULT:
+                node.domain, found = _MENDED, True
+            pending += [b for a in node.attribute if a.type in _GRAPHS for b in (a.graphs or [a.g])]
+    if found:
+        for owner in owners:
+            owner.opset_import.add(domain=_MENDED, version=1)
+        names = ["data", "starts", "ends", "axes", "steps"]
+        slice_ = helper.make_node("Slice", names, ["output"])
+        opset = [helper.make_opsetid("", 11)]
+        bare.functions.append(helper.make_function(_MENDED, "Slice", names, ["output"], [slice_], opset))
 
 
 def _take(graph: Graph, proto: GraphProto, known: set[str], suffix: str) -> None:

@@ -95,6 +95,18 @@ def payload_bytes(kind: int, elements: int) -> int:
     return (elements * NARROW.get(kind, 8 * to_numpy(kind).itemsize) + 7) // 8
 
 
+def entries(proto: TensorProto) -> int:
+    """How many entries the typed field of a tensor has (float_data, int32_data ...)."""
+    return len(getattr(proto, _FIELDS.get(proto.data_type, "int32_data")))
+
+
+def entries_wanted(kind: int, elements: int) -> int:
+    """How many entries that field takes: complex numbers have two, of narrow types a byte's worth has one."""
+    if kind in NARROW:
+        return payload_bytes(kind, elements) if NARROW[kind] != 6 else elements
+    return 2 * elements if kind in (14, 15) else elements
+
+
 def unpack(raw: Any, kind: int, elements: int) -> NDArray:
     """Narrow elements out of their bit stream (lowest bits first), one a byte. Raises ValueError for too few bytes."""
     bits, packed = NARROW[kind], np.frombuffer(raw, np.uint8)

@@ -360,6 +360,8 @@ class Graph:
             return
         fresh = new.graph is self and new.producer is not None and not new.outs and not old.is_input
         takes_name = fresh and old.producer is not None and (old.outs > 0 or not new.users)
+        if takes_name and old.outs and new.producer is not None and "sparse_value" in new.producer.attributes:
+            takes_name = False  # ONNX Runtime would take it for a sparse output
         if new.type is None and old.type is not None:
             new.set_type(old.type)
         for user in list(old.users):

@@ -128,9 +128,7 @@ class Model:
         """An independent copy; the payloads are shared."""
         proto = ModelProto()
         proto.CopyFrom(self.commit())
-        store = Store(list(self.store.blobs), self.store.folder)
-        store.mapped = list(self.store.mapped)
-        return Model(proto, store)
+        return Model(proto, self.store.clone())
 
     def compact(self) -> Model:
         """A copy without what erased nodes left behind: protobuf's arenas never free."""

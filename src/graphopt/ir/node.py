@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ Dim = int | str | None
 Shape = tuple[Dim, ...]
 _MISSING: Any = object()
 _ARRAY = "\0array"  # no attribute can have this name
+SPARSE = 1 << 22  # elements of a sparse constant that is taken for its dense form
 
 
 class Value:
@@ -54,7 +56,9 @@ class Value:
         if self.tensor is not None:
             return not self.is_input
         node = self.producer
-        return node is not None and node.op == "Constant" and not node.domain and not node.has_references
+        if node is None or node.op != "Constant" or node.domain or node.has_references:
+            return False
+        return "sparse_value" not in node.attributes or node.is_small_sparse
 
     @property
     def shape(self) -> Shape | None:
@@ -174,6 +178,11 @@ class Node:
         """Whether an attribute refers to the enclosing function's, so that its value is not known here."""
         return self.graph.in_function and any(a.ref_attr_name for a in self.attributes.values())
 
+    @property
+    def is_small_sparse(self) -> bool:
+        """Whether a sparse constant can be written out: its dims may say 10^12 elements where three are stored."""
+        return 0 <= prod(self.attributes["sparse_value"].sparse_tensor.dims) <= SPARSE
+
     def attr(self, name: str, default: Any = _MISSING) -> Any:
         """An attribute's value: the one given, else `default`, else the schema's at this model's opset, else None."""
         if self._values is not None and name in self._values:
@@ -260,11 +269,18 @@ def _strings(items: Iterable[bytes]) -> NDArray:
 def _sparse(attribute: AttributeProto, store: Store) -> NDArray:
     sparse = attribute.sparse_tensor
     values, indices = Tensor(sparse.values, store).numpy(), Tensor(sparse.indices, store).numpy()
+    if not 0 <= prod(sparse.dims) <= SPARSE or min(sparse.dims, default=0) < 0:
+        raise ModelError(f"a sparse constant of dims {list(sparse.dims)[:16]} is too large to be written out")
     array = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 2:
-        array[tuple(indices.T)] = values
-    else:
-        array.reshape(-1)[indices] = values
+    try:
+        if indices.min(initial=0) < 0:
+            raise IndexError("an index is negative")
+        if indices.ndim == 2:
+            array[tuple(indices.T)] = values
+        else:
+            array.reshape(-1)[indices] = values
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"a sparse constant does not hold what it declares: {error}") from None
     return array
 
 

@@ -10,23 +10,35 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from graphopt.errors import ExternalDataError, ModelError
+from graphopt.errors import ModelError
 from graphopt.ir import dtypes
 from graphopt.ir.dtypes import NDArray, payload_bytes
+from graphopt.ir.external import DataFiles, external_bytes, shown, span
 from graphopt.ir.wire import BIG, Buffer, token, token_index
 
 
 class Store:
     """Where a model's large payloads live: views of its file, arrays made by passes, external data files.
 
-    One store serves all scopes of a model and its clones; payloads are never changed once they are in it.
+    folder: what external data is relative to; path: the model's file, if it has one. One store serves all scopes of a
+    model and its clones; payloads are never changed once they are in it.
     """
 
-    def __init__(self, blobs: list[Buffer] | None = None, folder: str = ""):
+    def __init__(self, blobs: list[Buffer] | None = None, folder: str = "", path: str = ""):
         self.blobs: list[Buffer] = blobs if blobs is not None else []
-        self.folder = folder
+        self.files = DataFiles(folder, path)
         self.mapped: list[mmap.mmap] = []  # the files that payloads are views of
-        self._files: dict[str, mmap.mmap | bytes] = {}
+
+    @property
+    def folder(self) -> str:
+        """What external data is relative to."""
+        return self.files.folder
+
+    def clone(self) -> Store:
+        """Another store with the same payloads and files."""
+        made = Store(list(self.blobs))
+        made.files, made.mapped = self.files, list(self.mapped)
+        return made
 
     def add(self, payload: Buffer) -> bytes:
         """Keeps a payload; returns the token that stands for it in `raw_data`."""
@@ -35,57 +47,22 @@ class Store:
 
     def forget_pages(self) -> None:
         """Lets the system take back the memory of mapped files that were read; they can be read again."""
-        for data in self.mapped:
-            if hasattr(mmap, "MADV_DONTNEED"):
+        for data in (*self.mapped, *self.files.maps.values()):
+            if hasattr(mmap, "MADV_DONTNEED") and isinstance(data, mmap.mmap):
                 data.madvise(mmap.MADV_DONTNEED)
 
-    def external(self, proto: TensorProto) -> memoryview:
+    def external(self, proto: TensorProto) -> Buffer:
         """The bytes of an external tensor. Raises ExternalDataError, naming the tensor, when they cannot be had."""
-        path, offset, length = locate(proto, self.folder)
-        size = os.path.getsize(path)
-        length = size - offset if length is None else length
-        if offset < 0 or length < 0 or offset + length > size:
-            raise ExternalDataError(
-                f"external data of {proto.name!r} (offset {offset}, length {length}) runs past the end of {path} "
-                f"({size} bytes); the data file does not belong to this model or is cut short"
-            )
-        if path not in self._files:
-            with open(path, "rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-            self._files[path] = data
-            if isinstance(data, mmap.mmap):
-                self.mapped.append(data)
-        return memoryview(self._files[path])[offset : offset + length]
+        return self.files.read(span(proto), shown(proto.name or "a tensor"), external_bytes(proto))
 
+    def range(self, proto: TensorProto, start: int, length: int) -> Buffer:
+        """Bytes of the file that an external tensor is in."""
+        at = span(proto)._replace(offset=start, length=length)
+        return self.files.read(at, shown(proto.name or "a tensor"), length)
 
-def locate(proto: TensorProto, folder: str) -> tuple[str, int, int | None]:
-    """(path, offset, length or None) of an external tensor. Raises ExternalDataError for anything but a regular
-    file inside the model's folder: absolute paths, `..`, links that lead out, devices."""
-    entries = {entry.key: entry.value for entry in proto.external_data}
-    location: object = entries.get("location", "")
-    name = proto.name or "a tensor"
-    if not isinstance(location, str) or "\0" in location:  # protobuf hands out bytes for what is no text
-        raise ExternalDataError(f"external data of {name!r} is at {location!r}, which is no file name")
-    root = os.path.realpath(folder or ".")
-    path = os.path.realpath(os.path.join(root, location))
-    if not location or os.path.isabs(location) or os.path.commonpath([root, path]) != root:
-        raise ExternalDataError(
-            f"external data of {name!r} is at {location!r}, outside the model's folder; "
-            "move the file beside the model and use a relative path"
-        )
-    if not os.path.isfile(path):
-        what = "is no regular file" if os.path.exists(path) else "is missing"
-        raise ExternalDataError(
-            f"external data file {os.path.join(folder or '.', location)} of {name!r} {what}; put it beside the model"
-        )
-    try:
-        offset = int(entries.get("offset") or 0)
-        length = int(entries["length"]) if entries.get("length") else None
-    except ValueError:
-        raise ExternalDataError(
-            f"external data of {name!r} has an offset or length that is no number; export the model again"
-        ) from None
-    return path, offset, length
+    def place(self, proto: TensorProto) -> str:
+        """The real path of the file that an external tensor is in. Raises ExternalDataError when it may not be read."""
+        return self.files.path(span(proto), shown(proto.name or "a tensor"))
 
 
 class Tensor:
@@ -195,4 +172,4 @@ def folder_of(path: str | os.PathLike[str]) -> str:
     return str(Path(path).parent)
 
 
-__all__ = ["NDArray", "Store", "Tensor", "fill", "folder_of", "locate", "payload_bytes"]
+__all__ = ["NDArray", "Store", "Tensor", "fill", "folder_of", "payload_bytes"]

@@ -1,0 +1,1 @@
+"""What docs/security.md promises: one test, or a few, for each promise."""
