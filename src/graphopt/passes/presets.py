@@ -5,15 +5,15 @@ from graphopt.passes.registry import Entry, add
 PRESETS = {
     "cleanup": (
         "Removes what does nothing and computes what is constant; changes no weights.",
-        "inline-functions,lift-constants,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse)*4,dead-code",
+        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse)*4,dead-code",
     ),
     "fuse": (
         "Vertical fusion (Conv+BN+ReLU, biases, affine operators, Pad) and the clean-up that it needs.",
-        "inline-functions,lift-constants,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,dead-code",
+        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,dead-code",
     ),
     "default": (
         "Everything that is always right and never slower, for this target.",
-        "inline-functions,lift-constants,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,dead-code",
+        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,dead-code",
     ),
 }
 

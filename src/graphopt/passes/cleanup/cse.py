@@ -13,6 +13,7 @@ from typing import Any
 from graphopt.ir import Graph, Model, Node, Value
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
+from graphopt.rewrite.driver import site_of
 from graphopt.rewrite.sweep import PURE_DOMAINS, is_opaque
 
 RANDOM = frozenset(
@@ -53,9 +54,10 @@ def _merge(graph: Graph, ctx: Context) -> None:
         if first is node:
             continue
         pairs = list(zip(node.outputs, first.outputs, strict=True))
-        if any(old.outs and new.outs for old, new in pairs) or not ctx.allow():
+        if any(old.outs and new.outs for old, new in pairs) or not ctx.allow("cse", site_of(node)):
             continue
         label = node.label
+        ctx.claim(*((old, new) for old, new in pairs if old.users or old.outs), nodes=(node, first))
         for old, new in pairs:
             if old.name:
                 old.replace_with(new)

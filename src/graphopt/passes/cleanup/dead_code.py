@@ -16,12 +16,14 @@ from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
 from graphopt.rewrite.sweep import is_dead, is_opaque, sweep
 
+NAME = "dead-code"
+
 
 @dataclass(frozen=True)
 class DeadCode(Pass):
     """Removes nodes, initializers and functions that nothing reads."""
 
-    name = "dead-code"
+    name = NAME
 
     def run(self, model: Model, ctx: Context) -> None:
         """Removes from the innermost scopes outwards."""
@@ -34,18 +36,20 @@ class DeadCode(Pass):
 
 def _nodes(graph: Graph, ctx: Context) -> None:
     for node in reversed(graph.nodes):
-        if is_dead(node) and ctx.allow():
+        if is_dead(node) and ctx.allow(NAME):
             label = node.label
+            ctx.claim()
             sweep(node)
-            ctx.record("dead-code", [label], [], graph)
+            ctx.record(NAME, [label], [], graph)
 
 
 def _initializers(graph: Graph, ctx: Context) -> None:
     annotated = _annotated(graph)
     for value in list(graph.initializers.values()):
-        if not (value.users or value.outs or value.is_input or value.name in annotated) and ctx.allow():
+        if not (value.users or value.outs or value.is_input or value.name in annotated) and ctx.allow(NAME):
+            ctx.claim()
             graph.erase_initializer(value)
-            ctx.record("dead-code", [value.name], [], graph)
+            ctx.record(NAME, [value.name], [], graph)
 
 
 def _annotated(graph: Graph) -> set[str]:
@@ -67,10 +71,11 @@ def _functions(model: Model, ctx: Context) -> None:
                 called |= {(node.domain, node.op) for scope in _within(graph) for node in scope}
                 reached = True
     for key, graph in waiting.items():
-        if ctx.allow():
+        if ctx.allow(NAME):
+            ctx.claim()
             assert isinstance(graph.proto, FunctionProto)
             model.erase_function(key)
-            ctx.record("dead-code", [key[1]], [], graph)
+            ctx.record(NAME, [key[1]], [], graph)
 
 
 def _within(graph: Graph) -> list[Graph]:

@@ -7,12 +7,14 @@ stay; one that is returned keeps its name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from graphopt.ir import Graph, Model, Tensor, Value
+from graphopt.ir.external import span
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
 from graphopt.rewrite.sweep import is_opaque
@@ -35,18 +37,42 @@ class Deduplicate(Pass):
 
 
 def _merge(graph: Graph, ctx: Context) -> None:
-    seen: dict[Any, list[Value]] = {}
+    seen: dict[Any, _Alike] = {}
     for value in list(graph.initializers.values()):
         if value.is_input or value.tensor is None or not (value.users or value.outs):
             continue
-        same = seen.setdefault(_key(value.tensor), [])
-        first = next((v for v in same if _equal(v.tensor, value.tensor)), None)
-        if first is None:
-            same.append(value)
-        elif not value.outs and ctx.allow():
+        first = seen.setdefault(_key(value.tensor), _Alike()).find(value, value.tensor)
+        if first is not value and not value.outs and ctx.allow("deduplicate", value.name):
+            ctx.claim((value, first))
             value.replace_with(first)
             graph.erase_initializer(value)
             ctx.record("deduplicate", [value.name], [first.name], graph)
+
+
+class _Alike:
+    """Tensors that the key does not tell apart. Two are compared; where there are more, their digests tell which."""
+
+    def __init__(self) -> None:
+        self.first: Value | None = None
+        self.others: dict[bytes, Value] = {}
+
+    def find(self, value: Value, tensor: Tensor) -> Value:
+        """The one with the same bits that was here before, or the value itself."""
+        if self.first is None:
+            self.first = value
+        if self.first is value or _equal(self.first.tensor, tensor):
+            return self.first
+        found = self.others.setdefault(_digest(tensor), value)
+        return found if found is value or _equal(found.tensor, tensor) else value
+
+
+def _digest(tensor: Tensor) -> bytes:
+    digest, bits = blake2b(digest_size=16), _bits(tensor)
+    if isinstance(bits, tuple):
+        bits = repr(bits).encode()
+    for start in range(0, len(bits), _PART):
+        digest.update(bits[start : start + _PART])
+    return digest.digest()
 
 
 def _bits(tensor: Tensor) -> Any:
@@ -69,6 +95,8 @@ def _key(tensor: Tensor) -> Any:
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
     assert a is not None and b is not None
+    if a.is_external and b.is_external and span(a.proto) == span(b.proto):
+        return True
     left, right = _bits(a), _bits(b)
     if isinstance(left, tuple) or isinstance(right, tuple):
         return bool(left == right)

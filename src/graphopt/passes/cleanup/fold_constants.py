@@ -3,27 +3,32 @@
 Evaluated by ONNX Runtime with its optimizations off, all in one session where that works, and by `onnx.reference` where
 the runtime lacks an operator. Guards: never random, stateful or unknown operators, nor ones with bodies; never
 (De)QuantizeLinear, whose integer weights are wanted as integers; results only of dtypes that numpy holds exactly; and
-never without knowing the size first: a result may have at most `size` bytes, or as many as the constants that it is
-made of, and the model may grow by `growth` bytes in all.
+never without knowing first how much it will be: bytes of each result and of all, bytes needed at a time, FLOPs of each
+node and of all. The options of `FoldConstants` are those limits, and what is over one is refused, saying which. Time
+itself is a limit only behind those: what it stops depends on the machine.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from math import prod
 
 from onnx import TensorProto
 
 from graphopt.analysis.shapes import ensure_types
-from graphopt.ir import Graph, Model, NDArray, Node, Value
+from graphopt.ir import Graph, Model, NDArray, Node, Tensor, Value
 from graphopt.ir.tensor import fill, payload_bytes
 from graphopt.passes.base import Pass
-from graphopt.passes.cleanup._evaluate import evaluate
+from graphopt.passes.cleanup._evaluate import Evaluation
+from graphopt.passes.cleanup._limits import Plan, Spent, is_apart, memory_of, size_of, work_of
 from graphopt.passes.cleanup.cse import RANDOM
 from graphopt.rewrite import Context
 from graphopt.rewrite.sweep import is_opaque, sweep
 
 NAME = "fold-constants"
+FAILED = "no evaluator could compute it"
+_LARGE, _MOST = 1 << 12, 4096  # bytes of a constant that counts as one, and how many are kept apart
 
 # Quantization is there on purpose; sequences and optionals have no constant form; Constant is one already.
 _KEEP = RANDOM | frozenset(
@@ -42,39 +47,54 @@ _EXACT = frozenset(
 class FoldConstants(Pass):
     """Computes constant expressions.
 
-    size: bytes that a result may have (more only if the constants it is made of have as many). growth: bytes that all
-    results together may add to the model.
+    size: bytes that a result which stays may have (more only if the model's constants that it is made of have as many).
+    growth: bytes that all results together may add to the model, and that one on the way to them may have; `ratio`: or
+    add that share of its constants' bytes, if it is more.
+    memory: bytes that computing a node may take. flops: FLOPs of a node, work: of all (as MatMul counts them: other
+    operators take about 16 times as long for one). seconds: wall-clock time of all; a last resort.
     """
 
     name = NAME
     size: int = 1 << 20
     growth: int = 1 << 26
+    ratio: float = 0.5
+    memory: int = 1 << 31
+    flops: float = 2.0**33
+    work: float = 2.0**36
+    seconds: float = 60.0
 
     def run(self, model: Model, ctx: Context) -> None:
         """Folds in waves: what one computes may tell the next a size."""
-        room = self.growth
+        spent = Spent.of(model)
+        room = max(self.growth, int(self.ratio * _weights(model)))
         for wave in range(8):
             ensure_types(model, fresh=wave > 0)
-            sites = _Sites(self.size, room, ctx)
+            sites = _Sites(self, spent, ctx)
             for graph in model.scopes(functions=False):
                 if graph.holds_initializers and not is_opaque(graph):
                     sites.search(graph)
+            sites.trim()
             if not sites.nodes:
                 return
-            room -= sites.grown
-            if not _fold(model, sites, ctx) or not sites.unknown:
+            made = {v: sites.values[v] for node in sites.nodes for v in node.outputs if v.name}
+            plan = Plan(sites.nodes, made, room - spent.grown, self.memory)
+            for node in plan.left_out:
+                ctx.refuse(NAME, "the model would grow past the growth limit, or results not fit into memory", node)
+            if not _fold(model, plan, self.seconds, spent, ctx) or not sites.unknown:
                 return
 
 
 class _Sites:
     """The nodes that can be folded together, in topological order."""
 
-    def __init__(self, size: int, room: int, ctx: Context):
-        self.size, self.room, self.ctx = size, room, ctx
-        self.nodes: dict[Node, None] = {}
+    def __init__(self, limits: FoldConstants, spent: Spent, ctx: Context):
+        self.limits, self.spent, self.ctx = limits, spent, ctx
+        self.nodes: dict[Node, int] = {}  # with the work of each
         self.values: dict[Value, int] = {}  # what they make, with its size in bytes
+        self.origins: dict[Value, int] = {}
+        self.constants: dict[Value, int] = {}  # large ones, each with a bit of its own
         self.unknown = 0  # nodes whose size may be known once the others are folded
-        self.grown = 0
+        self.work = spent.work
 
     def search(self, graph: Graph) -> None:
         for node in graph:
@@ -91,9 +111,13 @@ class _Sites:
 
     def _admit(self, node: Node) -> str:
         """Takes the node in, or says why not."""
+        if node in self.spent.failed:
+            return FAILED
+        if is_apart(node):
+            return "a tensor among its attributes is stored apart"
         if node.op in ("Div", "Mod") and not self._divides(node):
             return "the divisor could be 0 or -1, at which integer division traps"
-        given = sum(self.values.get(v) or _bytes(v) or 0 for v in node.inputs if v is not None)
+        origins = self._origins(node)
         sizes: dict[Value, int] = {}
         for value in node.outputs:
             if not value.name:
@@ -104,15 +128,58 @@ class _Sites:
             if count is None:
                 self.unknown += 1
                 return "the size of the result is not known"
-            if count > max(self.size, given):
-                return f"the result has {count} bytes: more than the size limit and than its constants"
+            if count > max(self.limits.size, self.limits.growth) and count > self.weight(origins):
+                return _too_large(count)
             sizes[value] = count
-        more = max(0, sum(sizes.values()) - given)
-        if self.grown + more > self.room:
-            return "the model would grow past the growth limit"
-        self.grown += more
-        self.values.update(sizes)
-        self.nodes[node] = None
+        given = sum(
+            self.values[v] if v in self.values else size_of(v) for v in dict.fromkeys(node.inputs) if v is not None
+        )
+        reason = self._afford(node, given + sum(sizes.values()))
+        if not reason:
+            self.values.update(sizes)
+            self.origins.update((value, origins) for value in sizes)
+        return reason
+
+    def _origins(self, node: Node) -> int:
+        """The large constants that a node's results are made of, one bit for each: they may be replaced by as much, but
+        not what was made of them on the way, which could double at each step."""
+        found = 0
+        for value in node.inputs:
+            if value in self.values:
+                found |= self.origins.get(value, 0)
+            elif value is not None and size_of(value) >= min(_LARGE, self.limits.size):
+                known = self.constants.setdefault(value, 1 << len(self.constants))
+                found |= known if known < 1 << _MOST else 0
+        return found
+
+    def weight(self, origins: int) -> int:
+        """Bytes of the constants that results are made of."""
+        return sum(size_of(value) for value, bit in self.constants.items() if origins & bit)
+
+    def trim(self) -> None:
+        """Leaves out the nodes whose results would stay, and are too large for that."""
+        for node in reversed(list(self.nodes)):
+            for value in node.outputs:
+                count = self.values.get(value, 0)
+                stays = value.outs or any(user not in self.nodes for user in value.users)
+                if stays and count > self.limits.size and count > self.weight(self.origins[value]):
+                    self.ctx.refuse(NAME, _too_large(count), node)
+                    del self.nodes[node]
+                    break
+
+    def _afford(self, node: Node, moved: int) -> str:
+        """Charges the node's work, or says which limit it is over."""
+        limits, work = self.limits, work_of(node, moved)
+        if work is None:
+            return "how long it would take is not known"
+        if work > limits.flops:
+            return f"computing it takes {work:g} FLOPs: more than the flops limit of {limits.flops:g}"
+        if memory_of(node, moved) > limits.memory:
+            return f"computing it takes more than the memory limit of {limits.memory} bytes"
+        if self.work + work > limits.work:
+            return f"with the others it takes more FLOPs than the work limit of {limits.work:g}"
+        self.work += work
+        self.nodes[node] = work
         return ""
 
     def _divides(self, node: Node) -> bool:
@@ -137,31 +204,47 @@ def _bytes(value: Value) -> int | None:
     return payload_bytes(dtype, prod(d for d in shape if isinstance(d, int)))
 
 
-def _fold(model: Model, sites: _Sites, ctx: Context) -> bool:
+def _too_large(count: int) -> str:
+    return f"the result has {count} bytes: more than the size limit and than its constants"
+
+
+def _weights(model: Model) -> int:
+    return sum(v.tensor.nbytes for g in model.scopes() for v in g.initializers.values() if v.tensor is not None)
+
+
+def _fold(model: Model, plan: Plan, seconds: float, spent: Spent, ctx: Context) -> bool:
     """Computes the values that something else reads, and puts them in place; whether any was."""
-    inner = sites.nodes
-    wanted = [v for v in sites.values if v.outs or any(user not in inner for user in v.users)]
-    results = evaluate(model, list(inner), wanted)
+    wanted = plan.wanted()
+    began = time.monotonic()
+    run = Evaluation(model, plan.nodes, wanted, began + seconds - spent.seconds)
+    results = run.results()
+    spent.seconds += time.monotonic() - began
+    spent.work += sum(plan.nodes.values())
+    spent.grown += plan.grown
+    spent.failed |= run.failed
     done = False
     for value in wanted:
         array = results.get(value)
         node = value.producer
         assert node is not None
-        if array is None:
-            ctx.refuse(NAME, "no evaluator could compute it", node)
-        elif ctx.allow():
+        if array is None and run.is_late:
+            ctx.refuse(NAME, f"the time limit of {seconds:g} seconds is over", node)
+        elif array is None:
+            ctx.refuse(NAME, FAILED, node)
+        elif ctx.allow(NAME, value.name):
             label, name = node.label, value.name
-            _place(value, array)
+            _place(value, array, ctx)
             sweep(node)
             ctx.record(NAME, [label], [name], value.graph)
             done = True
     return done
 
 
-def _place(value: Value, array: NDArray) -> None:
+def _place(value: Value, array: NDArray, ctx: Context) -> None:
     tensor = TensorProto()
     graph = value.graph
     fill(tensor, array, "", graph.model.store, value.dtype)
+    ctx.claim((value, Tensor(tensor, graph.model.store)))
     if value.outs:  # a returned value keeps a node: runtimes disagree on initializers as outputs of bodies
         made = graph.adopt(tensor, value.name)
         node = graph.insert("Identity", [made], before=value.producer, name=f"{value.name}_constant")

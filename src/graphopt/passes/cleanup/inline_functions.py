@@ -1,6 +1,7 @@
 """Calls of model-local functions are replaced by the functions' bodies, with onnx's own inliner.
 
-Guards: a recursive function is refused; a function whose opset imports contradict the model's stays a call.
+Guards: a recursive function is refused, and so are calls that write out to far more than the model; a function whose
+opset imports contradict the model's stays a call.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 from onnx import FunctionProto, inliner
 
-from graphopt.errors import ModelError
 from graphopt.ir import Model
+from graphopt.ir.calls import check_calls
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
 
@@ -23,10 +24,11 @@ class InlineFunctions(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Inlines all calls, in all scopes."""
-        if not model.functions or not ctx.allow():
+        if not model.functions or not ctx.allow("inline-functions"):
             return
-        _refuse_recursion(model)
+        check_calls(model)
         _write_out_defaults(model)
+        _cover_sparse(model)
         names = sorted(key[1] for key in model.functions)
         before = sum(len(graph) for graph in model.scopes(functions=False))
         inlined = inliner.inline_local_functions(model.commit())
@@ -34,6 +36,16 @@ class InlineFunctions(Pass):
         after = sum(len(graph) for graph in model.scopes(functions=False))
         if len(model.functions) != len(names) or before != after:
             ctx.record("inline-functions", names, [], model.graph)
+
+
+def _cover_sparse(model: Model) -> None:
+    """Sparse constants that a function returns as they are: ONNX Runtime would take them for sparse graph outputs."""
+    for graph in model.functions.values():
+        for node in list(graph):
+            if "sparse_value" in node.attributes and node.output.outs:
+                copy = graph.insert("Constant", [], before=node, sparse_value=node.attr("sparse_value"))
+                node.output.replace_with(graph.insert("Identity", [copy.output], before=node).output)
+                graph.erase(node)
 
 
 def _write_out_defaults(model: Model) -> None:
@@ -48,30 +60,3 @@ def _write_out_defaults(model: Model) -> None:
             for attribute in defaults.get((node.domain, node.op, node.proto.overload), ()):
                 if attribute.name not in node.attributes:
                     node.proto.attribute.append(attribute)
-
-
-def _refuse_recursion(model: Model) -> None:
-    """Raises ModelError naming a function that calls itself, directly or not."""
-    calls: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for key, graph in model.functions.items():
-        scopes = [graph]
-        for scope in scopes:
-            for node in scope:
-                scopes += node.subgraphs
-        known = {k[:2] for k in model.functions}
-        calls.setdefault(key[:2], []).extend(
-            (node.domain, node.op) for scope in scopes for node in scope if (node.domain, node.op) in known
-        )
-    done: set[tuple[str, str]] = set()
-    for start in calls:
-        path: list[tuple[str, str]] = []
-        stack = [(start, False)]
-        while stack:
-            name, leaving = stack.pop()
-            if leaving:
-                done.add(path.pop())
-            elif name in path:
-                raise ModelError(f"function {name[1]!r} calls itself; ONNX does not allow recursion")
-            elif name not in done:
-                path.append(name)
-                stack += [(name, True), *((callee, False) for callee in calls.get(name, ()))]

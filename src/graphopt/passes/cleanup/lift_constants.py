@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from graphopt.ir import Graph, Model, Node
+from graphopt.ir import Graph, Model, Node, Tensor
 from graphopt.ir.tensor import fill
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
@@ -29,13 +29,15 @@ class LiftConstants(Pass):
             if is_opaque(graph) or not graph.holds_initializers:
                 continue
             for node in graph:
-                if node.op == "Constant" and not node.domain and not node.output.outs and ctx.allow():
+                if node.op == "Constant" and not node.domain and not node.output.outs:
                     _lift(graph, node, ctx)
 
 
 def _lift(graph: Graph, node: Node, ctx: Context) -> None:
     if "sparse_value" in node.attributes:
         ctx.refuse("lift-constants", "the constant is sparse", node)
+        return
+    if not ctx.allow("lift-constants", node.output.name):
         return
     given = node.attributes.get("value")
     if given is not None:
@@ -44,6 +46,7 @@ def _lift(graph: Graph, node: Node, ctx: Context) -> None:
         tensor = TensorProto()
         fill(tensor, node.constant_value(), "", graph.model.store)
     label = node.label
+    ctx.claim((node.output, Tensor(tensor, graph.model.store)))
     graph.freeze(node.output, tensor)
     graph.erase(node)
     ctx.record("lift-constants", [label], [], graph)

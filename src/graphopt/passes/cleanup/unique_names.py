@@ -29,7 +29,8 @@ class UniqueNames(Pass):
             if is_opaque(graph):
                 continue
             for node in graph:
-                if (not node.name or node.name in seen) and ctx.allow():
+                if (not node.name or node.name in seen) and ctx.allow("unique-names"):
+                    ctx.claim()
                     old = node.label
                     node.name = node.proto.name = model.fresh_node_name(old)
                     graph.touch(node)

@@ -84,7 +84,7 @@ def along(array: NDArray, axis: int, channels: int, rank: int | None) -> NDArray
 def keeps_shape(constant: Value, x: Value, axis: int, channels: int) -> bool:
     """Whether an operator between the constant and x has x's shape, so that x can take the place of the result."""
     array = constant.numpy()
-    if array.size == 1 and array.ndim <= 1:
+    if array.ndim == 0:
         return True
     shape = x.shape
     if shape is None or len(shape) < array.ndim:

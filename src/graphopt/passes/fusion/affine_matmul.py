@@ -32,7 +32,7 @@ def fuse_affine_matmul(m: Match, new: Builder) -> Outcome:
     affine = of_constant(m.op, m.c, -1, shape[-2], m.x.rank)
     if isinstance(affine, Refusal):
         return affine
-    if not keeps_shape(m.c, m.x, -1, shape[-2]):
+    if not keeps_shape(m.c, m.x, -1, shape[-2]) or (m.c.rank and not m.x.rank):  # [1] makes a vector of a scalar
         return refuse("the constant is not proven to leave the shape of the other operand as it is")
     if affine.scale is None:
         return _shift(m, new, affine)

@@ -24,13 +24,15 @@ def visit(node: Node, facts: Facts) -> None:
     shape = node.output.shape
     if node.domain or (shape is not None and all(isinstance(dim, int) or dim in facts.given for dim in shape)):
         return
-    rule = _RULES.get(node.op)
-    if rule is not None:
-        facts.define(node.output, rule(node, facts))
-    several = _SEVERAL.get(node.op)
-    if several is not None:
-        for value, dims in zip(node.outputs, several(node, facts) or (), strict=False):
-            facts.define(value, dims)
+    rule, several = _RULES.get(node.op), _SEVERAL.get(node.op)
+    try:
+        if rule is not None:
+            facts.define(node.output, rule(node, facts))
+        if several is not None:
+            for value, dims in zip(node.outputs, several(node, facts) or (), strict=False):
+                facts.define(value, dims)
+    except poly.TooLarge:
+        return
 
 
 def reshaped(node: Node, facts: Facts) -> Dims | None:

@@ -109,6 +109,16 @@ def same_elements(x: Shape | None, y: Shape | None) -> bool:
     return not unknown or all(isinstance(d, int) and d > 0 for i, d in enumerate(x) if i != unknown[0])
 
 
+_APART = {("Pad", "MaxPool"), ("Pad", "AveragePool"), ("DequantizeLinear", "QuantizeLinear")}
+
+
+def keeps_apart(node: Node) -> bool:
+    """Whether a node that changes nothing stands between two that ONNX Runtime would merge, and wrongly: there the
+    rules avoid-pad-pool and avoid-qdq-merge put it."""
+    source = node.inputs[0].producer if node.inputs[0] is not None else None
+    return source is not None and any((source.op, reader.op) in _APART for reader in node.output.users)
+
+
 def fits_into(value: Value, into: Value) -> bool:
     """Whether broadcasting `value` against `into` certainly leaves the shape of `into` as it is."""
     small, large = value.shape, into.shape

@@ -1,6 +1,7 @@
 """Sizes as polynomials over symbols that stand for dims: exact integer arithmetic, and what follows from dims >= 0.
 
-A size is an `int`, or a `Poly` where it depends on a symbol; equal sizes are equal objects by `==`.
+A size is an `int`, or a `Poly` where it depends on a symbol; equal sizes are equal objects by `==`. Arithmetic raises
+TooLarge past `TERMS` terms or symbols in one product past `DEGREE`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ class Poly:
 
 
 Size = int | Poly
+TERMS, DEGREE, FACTOR = 32, 12, 1 << 63  # a product of sums would double its terms with each factor
+
+
+class TooLarge(Exception):
+    """A size whose polynomial is too long to go on with: nothing is known of it then."""
 
 
 def symbol(name: str) -> Poly:
@@ -45,6 +51,8 @@ def _size(terms: dict[Monomial, int]) -> Size:
         return 0
     if len(kept) == 1 and () in kept:
         return kept[()]
+    if len(kept) > TERMS or any(len(symbols) > DEGREE or abs(n) >= FACTOR for symbols, n in kept.items()):
+        raise TooLarge
     return Poly(frozenset(kept.items()))
 
 

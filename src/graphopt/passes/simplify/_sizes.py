@@ -126,7 +126,10 @@ class Facts:
         rule = _LISTS.get(node.op)
         if rule is None or node.domain or node.output.dtype not in KINDS:
             return
-        found = rule(node, self)
+        try:
+            found = rule(node, self)
+        except poly.TooLarge:
+            return
         if found is not None and len(found.items) <= LONGEST:
             bits = 31 if node.output.dtype == TensorProto.INT32 else 63
             items = tuple(None if isinstance(i, int) and not -(1 << bits) <= i < 1 << bits else i for i in found.items)

@@ -27,7 +27,7 @@ from graphopt.ir import Dim, Graph, Model, Node, Value
 from graphopt.passes.base import Pass
 from graphopt.passes.simplify import _dims
 from graphopt.passes.simplify._facts import normalize, option, vector
-from graphopt.passes.simplify._poly import Size
+from graphopt.passes.simplify._poly import Size, TooLarge
 from graphopt.passes.simplify._sizes import Facts, List
 from graphopt.rewrite import Context
 from graphopt.rewrite.builder import mark, sources_of
@@ -36,6 +36,7 @@ from graphopt.rewrite.sweep import is_opaque, sweep
 NAME = "fold-shapes"
 ALL = np.iinfo(np.int64).max
 SOURCES = ("Shape", "Size")  # where sizes come from
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -49,21 +50,49 @@ class FoldShapes(Pass):
     nonempty: bool = False
 
     def run(self, model: Model, ctx: Context) -> None:
-        """Goes through every scope once."""
-        graphs = [graph for graph in model.scopes(functions=False) if not is_opaque(graph)]
-        if not any(node.op in SOURCES for graph in graphs for node in graph):
-            return  # what depends on constants alone is for constant folding
-        ensure_types(model, fresh=model.facts.get("types") != model.version)
-        facts, count = Facts(self.nonempty), ctx.count
-        for graph in graphs:
-            for value in graph.inputs:
-                facts.given.update(dim for dim in value.shape or () if isinstance(dim, str))
-        for graph in graphs:
-            _Scope(graph, facts, ctx).run()
-        if ctx.count != count and _tell(graphs, facts):
-            model.facts["types"] = model.version
-        elif ctx.count != count:
+        """Goes through every scope, and again where that made more shapes known."""
+        for number in range(_ROUNDS):
+            graphs = [graph for graph in model.scopes(functions=False) if not is_opaque(graph)]
+            if not any(node.op in SOURCES for graph in graphs for node in graph):
+                _refresh(model)
+                return  # what depends on constants alone is for constant folding
+            ensure_types(model, fresh=model.facts.get("types") != model.version)
+            facts, count = Facts(self.nonempty), ctx.count
+            for graph in graphs:
+                for value in graph.inputs:
+                    facts.given.update(dim for dim in value.shape or () if isinstance(dim, str))
+            for graph in graphs:
+                _Scope(graph, facts, ctx).run()
+            if ctx.count == count:
+                if number:  # inference in between knew less
+                    _tell(graphs, facts)
+                    model.facts["types"] = model.version
+                return
+            if _tell(graphs, facts):
+                model.facts["types"] = model.version
+                return
             model.facts.pop("types", None)  # more can be inferred now
+
+
+def _refresh(model: Model) -> None:
+    """Each round of a preset begins with this pass: what the last round changed may tell shapes that were not known."""
+    known = model.facts.get("types")
+    if known not in (None, model.version) and any(map(_may_tell, model.graph.edits_since(known))):
+        ensure_types(model, fresh=True)
+
+
+def _may_tell(node: Node) -> bool:
+    """Whether inference may find more now: a node of unknown rank, or of unknown dims that reads constant sizes."""
+    shapes = [value.shape for value in node.outputs if value.name]
+    if all(shape is not None and not any(dim is None or _is_made_up(dim) for dim in shape) for shape in shapes):
+        return False
+    sizes = any(v is not None and v.is_const and v.dtype == TensorProto.INT64 for v in node.inputs)
+    return sizes or None in shapes
+
+
+def _is_made_up(dim: Dim) -> bool:
+    """Whether it is one of the names that inference gives to sizes that it does not know."""
+    return isinstance(dim, str) and dim.startswith("unk__")
 
 
 def _tell(graphs: Sequence[Graph], facts: Facts) -> bool:
@@ -82,9 +111,15 @@ def _tell(graphs: Sequence[Graph], facts: Facts) -> bool:
                     value.set_shape(
                         tuple([old if new is None else new for old, new in zip(before, spelled, strict=True)])
                     )
+                    complete = complete and (all(_is_of(size, facts.given) for size in sizes) or not _may_tell(node))
                 elif value.name:
                     complete = False
     return complete
+
+
+def _is_of(size: Size, given: set[str]) -> bool:
+    """Whether a size depends on these symbols alone."""
+    return isinstance(size, int) or all(symbol in given for symbols, _ in size.terms for symbol in symbols)
 
 
 def _spelled(size: Size, facts: Facts) -> Dim:
@@ -110,13 +145,18 @@ class _Scope:
             if found is not None and self.settle(node, found):
                 continue
             change = _READERS.get(node.op)
-            if change is not None and not node.domain and self.ctx.allow():
-                change(self, node)
+            if change is not None and not node.domain and self.ctx.allow(NAME, node.output.name):
+                try:
+                    change(self, node)
+                except TooLarge:
+                    self.ctx.refuse(NAME, "its sizes are polynomials with too many terms", node)
 
     def settle(self, node: Node, found: List) -> bool:
         """A constant, or the same as before; whether the node went away."""
         value = node.output
-        if not self.ctx.allow() or value.outs or node.op in ("Constant", "Identity") or found.known is None:
+        if value.outs or node.op in ("Constant", "Identity") or found.known is None:
+            return False
+        if not self.ctx.allow(NAME, value.name):
             return False
         numbers = found.numbers
         key = (found, value.dtype)
@@ -135,13 +175,17 @@ class _Scope:
     def replace(self, node: Node, new: Value) -> None:
         label, old = node.label, node.output
         if old.users or old.outs:
+            self.ctx.claim((old, new))
             old.replace_with(new)
             self.ctx.record(NAME, [label], [new.name], self.graph)
         sweep(node)
 
-    def operand(self, node: Node, slot: int, sizes: Sequence[Any]) -> None:
-        """Constant sizes for a node, in place of computed ones."""
+    def operand(self, node: Node, slot: int, sizes: Sequence[Any], forget: str = "") -> None:
+        """Constant sizes for a node, in place of computed ones. forget: an attribute that must go."""
         old = node.inputs[slot]
+        self.ctx.claim((node.output, node.output))
+        if forget:
+            node.set_attr(forget, None)
         node.set_input(slot, self.graph.constant(vector(sizes), f"{node.label}_sizes"))
         self.ctx.record(NAME, [node.label], [node.label], self.graph)
         if old is not None and old.producer is not None and old.graph is self.graph:
@@ -165,9 +209,7 @@ class _Scope:
         if target is None:
             self.ctx.refuse(NAME, "the shape has more than one dim that is not known", node)
             return
-        if keep_zeros:
-            node.set_attr("allowzero", None)
-        self.operand(node, 1, target)
+        self.operand(node, 1, target, forget="allowzero" if keep_zeros else "")
 
     def unsqueeze(self, node: Node, axes: list[int]) -> None:
         """Only dims of 1 are new."""
@@ -179,6 +221,7 @@ class _Scope:
             made.inputs.append(None)
             made.set_input(1, graph.constant(vector(axes), "axes"))
         mark(made, NAME, sources_of([node]))
+        self.ctx.claim((node.output, made.output), nodes=(node,))
         node.output.replace_with(made.output)
         sweep(node)
         self.ctx.record(NAME, [label], [made.label], graph)

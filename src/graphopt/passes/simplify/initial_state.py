@@ -2,7 +2,9 @@
 shape computations that made the zeros go away with them.
 
 Guards: every element is certainly +0 (a constant, a ConstantOfShape, or what operators that only move, repeat, cut or
-join elements make of such); nothing is assumed of the shape, which the operator checks only where a state is given.
+join elements make of such); nothing is assumed of the shape, which the operator checks only where a state is given. What
+the state is multiplied by (R, and P of an LSTM) are finite constants: ONNX Runtime multiplies by a state of zeros only
+where one is given, and 0 times infinity is NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ir import NDArray, Node, Tensor, Value
-from graphopt.rewrite import Builder, Match, P, rest, rule
+from graphopt.rewrite import Builder, Match, P, refuse, rest, rule
 from graphopt.rewrite.rule import Outcome
 
 RECURRENT = P.op("GRU", "LSTM", "RNN")(rest("operands")).as_("node").binding("y")
@@ -27,6 +29,8 @@ def drop_zero_state(m: Match, new: Builder) -> Outcome:
     zero = [i for i in slots if is_zero(node.inputs[i])]
     if not zero:
         return None
+    if not all(node.input(slot) is None or _is_finite(node.inputs[slot]) for slot in (2, 7)):
+        return refuse("what the state is multiplied by is not known to be finite")
     operands = [None if i in zero else value for i, value in enumerate(node.inputs)]
     made = new.make(node.op, *operands, like=node, n_out=len(node.outputs))
     values: tuple[Value, ...] = made if isinstance(made, tuple) else (made,)
@@ -64,6 +68,10 @@ def is_zero(value: Value | None) -> bool:
 def _fills_with_zero(node: Node) -> bool:
     given = node.attr("value", None)
     return given is None or _is_zero(Tensor(given, node.graph.model.store).numpy())
+
+
+def _is_finite(value: Value | None) -> bool:
+    return value is not None and value.is_const and bool(np.isfinite(value.numpy()).all())
 
 
 def _is_zero(array: NDArray) -> bool:

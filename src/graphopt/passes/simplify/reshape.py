@@ -9,8 +9,8 @@ names no axis and no dim is 1 (an empty list of axes is read in two ways by runt
 from __future__ import annotations
 
 from graphopt.ir import Node, Shape, Value
-from graphopt.passes.simplify._facts import equal, ints, option, same_elements, same_shape
-from graphopt.rewrite import Builder, Match, P, maybe, rule
+from graphopt.passes.simplify._facts import equal, ints, keeps_apart, option, same_elements, same_shape
+from graphopt.rewrite import Builder, Match, P, maybe, refuse, rule
 from graphopt.rewrite.rule import Outcome
 
 
@@ -20,6 +20,9 @@ def eliminate_reshape(m: Match, new: Builder) -> Outcome:
     before, after = m.x.shape, m.node.output.shape
     if before is None or after is None or len(before) != len(after):
         return None
+    target = option(m.node, "shape", 1)
+    if target is not None and not any(target) and keeps_apart(m.node):
+        return refuse("it keeps ONNX Runtime from merging its neighbours")
     if same_elements(before, after):
         return m.x
     return m.x if _inferred(m.node, before, after) else None

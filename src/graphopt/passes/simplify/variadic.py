@@ -6,14 +6,15 @@ and NaN included. From opset 8 on, where they broadcast. The inner one is read b
 
 from __future__ import annotations
 
-from graphopt.rewrite import Builder, Match, P, one_of, rest, rule
+from graphopt.passes.simplify._facts import keeps_apart
+from graphopt.rewrite import Builder, Match, P, one_of, refuse, rest, rule
 from graphopt.rewrite.rule import Outcome
 
 
-@rule("eliminate-variadic", P.op("Max", "Mean", "Min", "Sum")("x"))
+@rule("eliminate-variadic", P.op("Max", "Mean", "Min", "Sum")("x").as_("node"))
 def eliminate_variadic(m: Match, new: Builder) -> Outcome:
     """Removes a Sum, Max, Min or Mean of one operand."""
-    return m.x
+    return refuse("it keeps ONNX Runtime from merging its neighbours") if keeps_apart(m.node) else m.x
 
 
 _NESTS = [
