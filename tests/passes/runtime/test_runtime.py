@@ -304,3 +304,13 @@ def test_an_unknown_rank_takes_a_max():
 
 def test_equal_pairs_stay():
     assert not fired(apply(pairs((0.05, 128), (0.05, 128)), "avoid-qdq-merge")[1])
+
+
+@pytest.mark.skipif(ORT < (1, 24), reason="this ONNX Runtime does not run a bias of one element at all")
+def test_a_bias_of_one_element_is_repeated():
+    nodes = [node("Add", "x s", "t"), node("LayerNormalization", "t g b", "y")]
+    m = model(nodes, {"x": [2, 5, 32], "s": [2, 5, 32]}, ["y"], {"g": rand(32), "b": [0.5]})
+    out, report = apply(m, "avoid-layer-norm-scale")
+    assert fired(report) == ["avoid-layer-norm-scale"]
+    right_when_optimized(m, out, TOKENS)
+    assert not fired(apply(out, "avoid-layer-norm-scale")[1])

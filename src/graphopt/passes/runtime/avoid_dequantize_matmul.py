@@ -32,7 +32,8 @@ def avoid_dequantize_matmul(m: Match, new: Builder) -> Outcome:
         return new.DequantizeLinear(m.q, m.s, m.z, like=m.dequantize, axis=axis - 2)
     count = 1 if new.graph.opset() < 13 else int(shape[1])
     parts = [_repeated(value, count, new) for value in (m.s, m.z)]
-    return new.DequantizeLinear(m.q, *parts, like=m.dequantize, axis=None if new.graph.opset() < 13 else -1)
+    options = {"block_size": None, "axis": None if new.graph.opset() < 13 else -1}  # blocks mean nothing to a scalar
+    return new.DequantizeLinear(m.q, *parts, like=m.dequantize, **options)
 
 
 def _repeated(value: Value | None, count: int, new: Builder) -> Value | None:

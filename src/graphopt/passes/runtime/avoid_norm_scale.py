@@ -1,13 +1,13 @@
-"""A normalization's scale, given the shape that ONNX Runtime's fused kernels take it to have.
+"""A normalization's scale and bias, given the shape that ONNX Runtime's fused kernels take them to have.
 
-LayerNormalization(x, g of one element)   ==   LayerNormalization(x, g repeated over the normalized axes)
+LayerNormalization(x, g, b)   ==   the same, a g or b of one element repeated over the normalized axes
 Mul(x / d, g[N])   ==   Mul(x / d, g[1, N])       where the last axis of x has one element, so that g spreads the result
 
-ONNX Runtime (1.31) fuses the first with an Add before it into SkipLayerNormalization, which then refuses the scale when
+ONNX Runtime (1.31) fuses the first with an Add before it into SkipLayerNormalization, which then refuses them when
 the model runs; and the second into SimplifiedLayerNormalization or LayerNormalization, whose result has one element
 instead of N.
 
-Guards: constant scales; for the first, normalized axes of known size; for the second, N > 1 and a known rank of
+Guards: constants; for the first, normalized axes of known size; for the second, N > 1 and a known rank of
 at least 2.
 """
 
@@ -29,8 +29,9 @@ SPREAD = P.Mul(P.Div("x", "d").shared().as_("div"), const("g"))
     measure="order",
 )
 def avoid_layer_norm_scale(m: Match, new: Builder) -> Outcome:
-    """Gives a LayerNormalization's scale of one element the shape of the normalized axes."""
-    if m.g.shape is None or prod(m.g.shape) != 1 or len(m.norm.outputs) > 1:
+    """Gives a LayerNormalization's scale or bias of one element the shape of the normalized axes."""
+    single = [value for value in (m.g, m.b) if value is not None and value.is_const and value.numpy().size == 1]
+    if not single or len(m.norm.outputs) > 1:
         return None
     if m.x.shape is None:
         return refuse("the shape of what is normalized is not known")
@@ -40,8 +41,11 @@ def avoid_layer_norm_scale(m: Match, new: Builder) -> Outcome:
         return refuse("the size of the normalized axes is not known")
     if prod(sizes) == 1:
         return None
-    scale = new.constant(np.full(sizes, m.g.numpy().reshape(())), like=m.g)
-    return new.LayerNormalization(m.x, scale, m.b, like=m.norm)
+    scale, bias = (
+        new.constant(np.full(sizes, value.numpy().reshape(())), like=value) if value in single else value
+        for value in (m.g, m.b)
+    )
+    return new.LayerNormalization(m.x, scale, bias, like=m.norm)
 
 
 @rule("avoid-spreading-norm-scale", SPREAD, targets=ORT, measure="order")

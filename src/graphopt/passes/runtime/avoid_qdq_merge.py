@@ -11,6 +11,7 @@ integer type (pairs of different types are left alone); the dequantized value is
 import numpy as np
 
 from graphopt.ir import Value
+from graphopt.passes.runtime._apart import apart
 from graphopt.rewrite import Builder, Match, P, maybe, rule
 from graphopt.rewrite.rule import Outcome
 
@@ -27,13 +28,7 @@ def avoid_qdq_merge(m: Match, new: Builder) -> Outcome:
     """Keeps ONNX Runtime from merging two quantizations with different scales."""
     if _same(m.s1, m.s2) and _same(m.z1, m.z2):
         return None
-    between = m.dq1.output
-    rank = m.x.rank
-    if rank is None:
-        apart = new.Max(between, type_of=between)
-    else:
-        apart = new.Reshape(between, new.constant(np.zeros(rank, np.int64), "same_dims"), type_of=between)
-    return new.QuantizeLinear(apart, m.s2, m.z2, like=m.q2)
+    return new.QuantizeLinear(apart(m.dq1.output, new), m.s2, m.z2, like=m.q2)
 
 
 def _same(a: Value | None, b: Value | None) -> bool:
