@@ -1,0 +1,1 @@
+"""Models drawn by Hypothesis, through every pass."""
