@@ -104,6 +104,21 @@ def older_ir(m: Model, ctx: Context) -> None:
     m.graph.touch(m.graph.nodes[0])
 
 
+def older_opset(m: Model, ctx: Context) -> None:
+    m.proto.opset_import[0].version = 16
+    m.graph.touch(m.graph.nodes[0])
+
+
+def rewords(m: Model, ctx: Context) -> None:
+    m.proto.doc_string = "better"
+    m.graph.touch(m.graph.nodes[0])
+
+
+def unnamed(m: Model, ctx: Context) -> None:
+    m.proto.graph.name = "h"
+    m.graph.touch(m.graph.nodes[0])
+
+
 @pytest.mark.parametrize(
     ("action", "fault"),
     [
@@ -118,6 +133,9 @@ def older_ir(m: Model, ctx: Context) -> None:
         (unrecorded, r"node 'b' \(Neg\) changed, which is not on record"),
         (raises, "ZeroDivisionError: oops"),
         (older_ir, "IR version went down"),
+        (older_opset, "opset of 'ai.onnx' went down from 17 to 16"),
+        (rewords, "doc_string of the model changed"),
+        (unnamed, "name of the graph changed"),
     ],
     ids=lambda item: getattr(item, "__name__", ""),
 )
@@ -129,6 +147,23 @@ def test_faults_are_found(action: Action, fault: str) -> None:
     assert str(error.value).startswith("bad on g:\n  ")
     assert isinstance(error.value, AssertionError)
     assert original.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("gone", "fault"), [(True, "the default of input 'w' is gone"), (False, "'w' changed")])
+def test_overridable_defaults_are_part_of_the_interface(gone: bool, fault: str) -> None:
+    original = model()
+    original.graph.input.append(onnx.helper.make_tensor_value_info("w", TensorProto.FLOAT, [2]))
+
+    def spoil(m: Model, ctx: Context) -> None:
+        graph = m.proto.graph
+        if gone:
+            del graph.initializer[:]
+        else:
+            graph.initializer[0].raw_data = bytes(8)
+        m.graph.touch(m.graph.nodes[0])
+
+    with pytest.raises(ConformanceError, match=fault):
+        conformance(Bad(spoil), original)
 
 
 def test_the_callers_model_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:

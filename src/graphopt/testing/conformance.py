@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import AttributeProto, ModelProto, NodeProto
+from onnx import ModelProto
 
 from graphopt.errors import ModelError
 from graphopt.ir import from_proto, load, to_proto
+from graphopt.testing.contract import frame, moved_interface, touched, validity, versions
 
 if TYPE_CHECKING:
     from graphopt.report import Report
     from graphopt.verify import VerificationReport
-
-_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
 class ConformanceError(AssertionError):
@@ -51,9 +48,10 @@ def conformance(
     """Runs a pass on a model and checks that it kept its contract.
 
     The result is valid (the invariants of the IR, and onnx's checker where the original passes it); it has the same
-    inputs and outputs; it computes the same in ONNX Runtime; a second run changes nothing; the run can be repeated with
-    the same bytes; the result survives a round trip; nodes that the pass does not report as rewritten are byte for byte
-    as they were, but for the names of their inputs; the model given is as it was.
+    inputs, outputs and overridable defaults; no version goes down; producer, texts and metadata stay; it computes the
+    same in ONNX Runtime; a second run changes nothing; the run can be repeated with the same bytes; the result survives
+    a round trip; nodes that the pass does not report as rewritten are byte for byte as they were, but for the names of
+    their inputs; the model given is as it was.
 
     pass_: whatever `graphopt.optimize(passes=...)` takes: a name, pipeline text, a rule, a rule set, a pass object.
     model: a ModelProto or a path. feeds: a feed dict or a list of them, instead of made ones. target: as in `optimize`.
@@ -80,9 +78,9 @@ def conformance(
         if _bytes(again) != after:
             rules = ", ".join(dict.fromkeys(rewrite.rule for rewrite in more.rewrites)) or "nothing on record"
             faults.append(f"not idempotent: on its own result it changes more ({rules})")
-        faults += _validity(original, result)
-        faults += _moved_interface(original, result)
-        faults += _touched(original, result, report)
+        for look in (validity, moved_interface, versions, frame):
+            faults += look(original, result)
+        faults += touched(original, result, report)
         if not faults:
             verification = _compare(original, result, feeds, faults)
     if faults:
@@ -110,84 +108,6 @@ def _run(pass_: Any, original: ModelProto, target: str, faults: list[str]) -> tu
     if _bytes(to_proto(from_proto(result))) != _bytes(result):
         faults.append("the result does not survive a round trip through the IR")
     return result, report
-
-
-def _validity(original: ModelProto, result: ModelProto) -> Iterator[str]:
-    problem = _checker(result)
-    if problem and not _checker(original):
-        yield f"onnx's checker refuses the result: {problem}"
-    if result.ir_version < original.ir_version:
-        yield f"the IR version went down from {original.ir_version} to {result.ir_version}"
-
-
-def _checker(model: ModelProto) -> str:
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        return str(error).strip().split("\n")[0]
-    return ""
-
-
-def _moved_interface(original: ModelProto, result: ModelProto) -> Iterator[str]:
-    for side, ours, theirs in (
-        ("inputs", _inputs(original), _inputs(result)),
-        ("outputs", list(original.graph.output), list(result.graph.output)),
-    ):
-        if [info.name for info in ours] != [info.name for info in theirs]:
-            yield f"{side} {[info.name for info in ours]} became {[info.name for info in theirs]}"
-        else:
-            for info, other in zip(ours, theirs, strict=True):
-                if info != other:
-                    yield f"the type of {side[:-1]} {info.name!r} changed"
-
-
-def _inputs(model: ModelProto) -> list[Any]:
-    """Before IR version 4 initializers are listed, too, and may come and go."""
-    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
-    return [info for info in model.graph.input if info.name not in stored]
-
-
-def _touched(original: ModelProto, result: ModelProto, report: Report) -> Iterator[str]:
-    """Nodes that changed although the pass does not say so. A node is known by its scope, operator and first output."""
-    named = {name for rewrite in report.rewrites for name in (*rewrite.matched, *rewrite.new)}
-    before = dict(_nodes(original))
-    for key, node in _nodes(result):
-        old = before.get(key)
-        label = node.name or next(iter(node.output), "")
-        if old is None or label in named or (old.name or next(iter(old.output), "")) in named:
-            continue
-        if node.metadata_props != old.metadata_props:  # marked as made by a rule
-            continue
-        if _own(node) != _own(old):
-            yield f"node {label!r} ({node.op_type}) changed, which is not on record"
-
-
-def _own(node: NodeProto) -> bytes:
-    """A node without what it reads: its inputs may be renamed, and its bodies are compared node by node."""
-    own = NodeProto()
-    own.CopyFrom(node)
-    del own.input[:]
-    for attribute in own.attribute:
-        if attribute.type in _GRAPHS:
-            attribute.ClearField("g")
-            attribute.ClearField("graphs")
-    return own.SerializeToString(deterministic=True)
-
-
-def _nodes(model: ModelProto) -> Iterator[tuple[tuple[str, ...], NodeProto]]:
-    """Every node, with a key: the outputs of the nodes that enclose it, its operator and its first output."""
-    pending: list[tuple[tuple[str, ...], Any]] = [((), model.graph)]
-    pending += [((f.domain, f.name, f.overload), f) for f in model.functions]
-    while pending:
-        path, scope = pending.pop()
-        for node in scope.node:
-            output = next((name for name in node.output if name), "")
-            if output:
-                yield (*path, node.domain, node.op_type, output), node
-            for attribute in node.attribute:
-                if attribute.type in _GRAPHS:
-                    bodies = attribute.graphs or [attribute.g]
-                    pending += [((*path, output, attribute.name, str(i)), body) for i, body in enumerate(bodies)]
 
 
 def _compare(original: ModelProto, result: ModelProto, feeds: Any, faults: list[str]) -> VerificationReport:
