@@ -1,0 +1,363 @@
+"""A model before and after a rule: does it compute the same?"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from graphopt.errors import GraphoptError
+from graphopt.testing.rules import data, symbolic
+from graphopt.testing.rules.double import promote, promoted_feeds, single, single_feeds
+from graphopt.testing.rules.judge import Difference, difference, flat, is_float
+from graphopt.testing.rules.numbers import arrays, nodes_of, tensors
+from graphopt.testing.rules.run import Feeds, Outputs, Runner, runner
+
+__all__ = ["Verdict", "compare"]
+
+_EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+TIMES, ULPS, LOOSE = 6.0, 24.0, 200.0  # multiples of the original's error; of a unit in the last place, with and
+# without a result in double precision to measure the errors by
+DOUBLE = 1e-9  # of the largest element: two sides in double precision
+
+_RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
+
+Rewrite = Callable[[ModelProto], "ModelProto | None"]
+
+
+@dataclass
+class Verdict:
+    """status: "equal", "wrong" or "unchecked". why, feeds: what is wrong, and on what data. exact: all bits equal.
+    largest, relative: the largest difference on ordinary data. doubts: what is wrong only if the rule never rounds."""
+
+    status: str = "equal"
+    why: str = ""
+    feeds: Feeds = field(default_factory=dict)
+    exact: bool = True
+    largest: float = 0.0
+    relative: float = 0.0
+    double: bool = False
+    symbolic: bool = False
+    doubts: list[tuple[str, Feeds]] = field(default_factory=list)
+
+    def wrong(self, why: str, feeds: Feeds) -> Verdict:
+        """This verdict with the worst outcome."""
+        self.status, self.why, self.feeds = "wrong", why, feeds
+        return self
+
+
+def compare(
+    before: ModelProto, after: ModelProto, feeds: Feeds, rewrite: Rewrite, seed: int = 0, *, expressions: bool = True
+) -> Verdict:
+    """Compares the two sides of a rewrite on several kinds of data, in double precision, and in their shapes.
+
+    rewrite: the rule as a function of models, to run it on the promoted model; gives None where it does not fire.
+    """
+    verdict = Verdict()
+    kinds = data.variants(before, feeds, seed)
+    ran = runner(before, kinds[0].feeds)
+    if ran is None:
+        verdict.status = "unchecked"
+        return verdict
+    first, expected = ran
+    try:
+        second = Runner(after, first.reference)
+        if second.reference and not first.reference:
+            return verdict.wrong("ONNX Runtime runs the original, and not the result", kinds[0].feeds)
+    except GraphoptError as error:
+        return verdict.wrong(f"the result does not load: {error}", kinds[0].feeds)
+    if _is_random(first, kinds[0].feeds, expected):
+        verdict.status = "unchecked"
+        if _RANDOM & {node.op_type for node in nodes_of(before)} and not _is_random(
+            second, kinds[0].feeds, second(kinds[0].feeds)
+        ):
+            return verdict.wrong("the original is random, the result is not", kinds[0].feeds)
+        if _merged(expected, second(kinds[0].feeds)):
+            return verdict.wrong("two random outputs became the same", kinds[0].feeds)
+        return verdict
+    double = _Double(before, rewrite, first, kinds[0].feeds, expected)
+    for each in _all(kinds, before, seed):
+        if _differs(each, first, second, double, verdict):
+            if first.reference and _misjudged(before, each.feeds):
+                return Verdict("unchecked")
+            if each is kinds[0] or first.reference or not _is_lenient(before, kinds[0].feeds, each.feeds):
+                return verdict
+            verdict.status = "equal"
+    if first.reference or not _moves_only(before, after):
+        verdict.doubts.clear()  # the evaluator's signs of zeros are numpy's; another operator may round in its own way
+    verdict.doubts = [(why, given) for why, given in verdict.doubts if not _same_by_the_book(first, second, given)]
+    verdict.double = double.used
+    if expressions and symbolic.has_symbols(before):
+        _shapes(before, after, first, verdict, kinds[0].feeds, seed)
+    return verdict
+
+
+def _is_lenient(before: ModelProto, ordinary: Feeds, feeds: Feeds) -> bool:
+    """Whether ONNX Runtime alone runs the original on these feeds: the evaluator runs it on others, and not on these
+    (a Concat of [0, 0] and [0, 3]), so that there is no right result."""
+    try:
+        evaluator = Runner(before, reference=True)
+        evaluator(ordinary)
+    except GraphoptError:
+        return False
+    try:
+        evaluator(feeds)
+    except GraphoptError:
+        return True
+    return False
+
+
+def _moves_only(before: ModelProto, after: ModelProto) -> bool:
+    """Whether the result has no operator that the original has not, but for those that move data, and no new number."""
+    ops = Counter(node.op_type for node in nodes_of(before))
+    more = Counter(node.op_type for node in nodes_of(after)) - ops
+    return set(more) <= _MOVES and _numbers(after) <= _numbers(before)
+
+
+_MOVES = frozenset(
+    "Concat Constant Expand Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()
+)
+
+
+def _numbers(model: ModelProto) -> set[float]:
+    """The different elements of all float constants."""
+    found: set[float] = {0.0, 1.0}
+    for tensor in tensors(model):
+        array = arrays(tensor)
+        if is_float(array):
+            found.update(array.astype(np.float64).reshape(-1)[:4096].tolist())
+    return found
+
+
+def _misjudged(before: ModelProto, feeds: Feeds) -> bool:
+    """Whether ONNX's evaluator and ONNX Runtime disagree on the original, in single precision, which both can run."""
+    narrow = single(before)
+    if narrow is None:
+        return False
+    given = single_feeds(feeds)
+    try:
+        ours, theirs = Runner(narrow)(given), Runner(narrow, reference=True)(given)
+    except GraphoptError:
+        return False
+    return not all(_agree(a, b) for a, b in zip(flat(ours), flat(theirs), strict=False))
+
+
+def _all(kinds: list[data.Data], before: ModelProto, seed: int) -> Iterator[data.Data]:
+    yield from kinds
+    for number in range(2):
+        other = data.rebound(before, kinds[0].feeds, seed + number)
+        if other is not None:
+            yield data.Data("rebound", other[1])
+
+
+def _is_random(run: Runner, feeds: Feeds, first: Outputs) -> bool:
+    try:
+        again = run(feeds)
+    except GraphoptError:
+        return False
+    return any(not difference(a, b).same for a, b in zip(flat(first), flat(again), strict=False))
+
+
+def _merged(before: Outputs, after: Outputs) -> bool:
+    """Whether two outputs that differ from each other are the same in the result."""
+    pairs = itertools.combinations(zip(flat(before), flat(after), strict=False), 2)
+    wide = (
+        (a, b, x, y) for (a, x), (b, y) in pairs if is_float(a) and is_float(b) and a.size > 2 and a.shape == b.shape
+    )
+    return any(not difference(a, b).same and difference(x, y).same for a, b, x, y in wide)
+
+
+def _differs(each: data.Data, first: Runner, second: Runner, double: _Double, verdict: Verdict) -> bool:
+    """Whether the sides differ on some data; the verdict then says how."""
+    try:
+        expected = first(each.feeds)
+    except GraphoptError:
+        return False  # the original does not take this: nothing to compare
+    try:
+        got = second(each.feeds)
+    except GraphoptError as error:
+        verdict.wrong(f"the result fails on {each.kind} data: {error}", each.feeds)
+        return True
+    pairs = [(a, b, difference(a, b)) for a, b in zip(flat(expected), flat(got), strict=False)]
+    if len(list(flat(expected))) != len(list(flat(got))):
+        verdict.wrong("the result has another number of outputs", each.feeds)
+        return True
+    exact = double.reference(each.feeds) if any(not d.same for *_, d in pairs) and each.kind == "ordinary" else None
+    for number, (a, b, found) in enumerate(pairs):
+        book = partial(_same_by_the_book, first, second, each.feeds)
+        why = _judged(each, a, b, found, None if exact is None else exact[number], verdict, book)
+        if why:
+            verdict.wrong(f"output {number} on {each.kind} data: {why}", each.feeds)
+            return True
+    why = double.differs(each)
+    if why and _misjudged(double.before, each.feeds):
+        return False
+    if why:
+        verdict.wrong(f"in double precision, on {each.kind} data: {why}", each.feeds)
+    return bool(why)
+
+
+def _judged(
+    each: data.Data, a: Any, b: Any, found: Difference, exact: Any, verdict: Verdict, book: Callable[[], bool]
+) -> str:
+    """What is wrong with one output; empty where nothing is, or only in doubt."""
+    if found.same:
+        return ""
+    if found.broken:
+        return found.broken
+    if each.kind == "extreme":
+        verdict.doubts.append((f"not the same bits on extreme data ({found.nonfinite or found.largest})", each.feeds))
+        return ""
+    if found.zeros and not found.largest and not found.nonfinite:
+        verdict.doubts.append(("the sign of a zero differs", each.feeds))
+        return ""
+    if found.nonfinite and not _overflows(a, b):
+        return "" if each.kind == "special" and book() else found.nonfinite
+    verdict.exact = False
+    verdict.largest = max(verdict.largest, found.largest)
+    verdict.relative = max(verdict.relative, found.largest / found.scale if found.scale else 0.0)
+    return _too_far(a, b, found, exact)
+
+
+def _same_by_the_book(first: Runner, second: Runner, feeds: Feeds) -> bool:
+    """Whether both sides give the same bits in ONNX's evaluator: a difference is then the runtime's own, whose kernels
+    lose signs of zeros (Where), or multiply by a state of zeros only where one is given (RNN)."""
+    if first.reference:
+        return False
+    try:
+        sides = [list(flat(Runner(side.model, reference=True)(feeds))) for side in (first, second)]
+    except GraphoptError:
+        return False
+    return all(difference(a, b).same for a, b in zip(*sides, strict=False))
+
+
+def _overflows(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether the largest numbers are so close to the type's limit that rounding decides about infinity."""
+    import ml_dtypes
+
+    info: Any = ml_dtypes.finfo(a.dtype)  # type: ignore[no-untyped-call]
+    limit = 0.5 * float(info.max)
+    with np.errstate(all="ignore"):
+        return any(float(np.abs(v[np.isfinite(v)]).max(initial=0.0)) > limit for v in (np.float64(a), np.float64(b)))
+
+
+def _too_far(a: np.ndarray, b: np.ndarray, found: Difference, exact: Any) -> str:
+    unit = _EPS[a.dtype.name] * max(found.scale, 1e-30)
+    if isinstance(exact, np.ndarray) and exact.shape == a.shape:
+        errors = [difference(exact, v.astype(np.float64)).largest for v in (a, b)]
+        if errors[1] <= TIMES * errors[0] + ULPS * unit:
+            return ""
+        return f"off by {errors[1]:.3g} from the result in double precision, the original by {errors[0]:.3g}"
+    if found.largest <= LOOSE * unit:
+        return ""
+    return f"off by {found.largest:.3g}, where the largest element is {found.scale:.3g}"
+
+
+class _Double:
+    """Both sides in double precision: the rule applied to the promoted model."""
+
+    def __init__(self, before: ModelProto, rewrite: Rewrite, first: Runner, feeds: Feeds, expected: Outputs) -> None:
+        self.used, self._sound, self.before = False, True, before
+        self.first, self._original, self._second = first, None, None
+        if not any(is_float(value) for value in (*flat(expected), *feeds.values())):
+            return
+        wide = promote(before)
+        ran = None if wide is None else runner(wide, promoted_feeds(feeds))
+        if ran is None or wide is None:
+            return
+        if not all(_agree(a, b) for a, b in zip(flat(expected), flat(ran[1]), strict=False)):
+            return  # the evaluator computes something else than ONNX Runtime: no judge of either side
+        self._original = ran[0]
+        after = rewrite(wide)
+        if after is None:
+            return
+        try:
+            self._second = Runner(after, ran[0].reference)
+        except GraphoptError:
+            self._second = None
+
+    def reference(self, feeds: Feeds) -> list[Any] | None:
+        """What the original gives in double precision, or None."""
+        try:
+            return None if self._original is None else list(flat(self._original(promoted_feeds(feeds))))
+        except GraphoptError:
+            return None
+
+    def differs(self, each: data.Data) -> str:
+        """How the sides differ on some data, or nothing."""
+        if self._original is None or self._second is None:
+            return ""
+        wide = promoted_feeds(each.feeds)
+        try:
+            expected = self._original(wide)
+            if each.kind != "ordinary" and not self._trusted(each, expected):
+                return ""
+            got = self._second(wide)
+        except GraphoptError:
+            return ""
+        self.used = True
+        for number, (a, b) in enumerate(zip(flat(expected), flat(got), strict=False)):
+            found = difference(a, b)
+            if found.same:
+                continue
+            if found.broken or found.nonfinite:
+                return f"output {number}: {found.broken or found.nonfinite}"
+            if each.kind != "extreme" and found.largest > DOUBLE * max(found.scale, 1e-6):
+                return f"output {number} is off by {found.largest:.3g} of {found.scale:.3g}"
+        return ""
+
+    def _trusted(self, each: data.Data, expected: Outputs) -> bool:
+        """Whether NaN and infinities come out as in the original as it is. On extreme data they need not; the evaluator
+        is then trusted where it could be on special data."""
+        if each.kind == "extreme":
+            return self._sound
+        try:
+            narrow = self.first(each.feeds)
+        except GraphoptError:
+            return False
+        sound = all(_agree(a, b) for a, b in zip(flat(narrow), flat(expected), strict=False))
+        self._sound = self._sound and (sound or each.kind != "special")
+        return sound
+
+
+def _agree(narrow: Any, wide: Any) -> bool:
+    """Whether a result is that of the same computation in double precision, roughly."""
+    if not is_float(narrow) or not is_float(wide):
+        return bool(difference(narrow, wide).same)
+    found = difference(narrow.astype(np.float64), wide.astype(np.float64))
+    slack = max(1e-3, 16 * _EPS[narrow.dtype.name])
+    return not found.broken and not found.nonfinite and found.largest <= slack * max(found.scale, 1e-6)
+
+
+def _shapes(before: ModelProto, after: ModelProto, first: Runner, verdict: Verdict, feeds: Feeds, seed: int) -> None:
+    """Compares the outputs' types as inferred. Two expressions for a dim may be equal by what the operators ask for (a
+    Split into 3 and 1 makes the dim 4): they count as unequal where the original runs and gives another size."""
+    expected = symbolic.shapes(before)
+    got = symbolic.shapes(after) if expected is not None else None
+    if expected is None or got is None:
+        return
+    verdict.symbolic = True
+    for why, places in symbolic.unequal(expected, got):
+        if places is None:
+            verdict.wrong(why, feeds)
+            return
+        for number, sizes in enumerate(places.bindings):
+            other = data.rebound(before, feeds, seed + number, sizes)
+            if other is None:
+                continue
+            try:
+                values = dict(zip([o.name for o in before.graph.output], first(other[1]), strict=True))
+            except GraphoptError:
+                continue
+            array = values[places.output]
+            if not isinstance(array, np.ndarray) or array.shape[places.axis] != places.sizes[number]:
+                verdict.wrong(f"{why} (with {sizes})", other[1])
+                return
