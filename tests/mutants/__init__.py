@@ -1,0 +1,1 @@
+"""Broken rules and passes, and the tests that each is caught."""

@@ -1,0 +1,65 @@
+"""The property suite catches every mutant: models drawn near it, and the property that every pass is held to.
+
+The default run looks at a few models for each, which is enough for most; the campaign looks until it is caught:
+
+    python -m pytest tests/mutants -m campaign -rP -k search
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from graphopt.testing import ConformanceError, conformance, near
+from graphopt.testing.draft import Drawn
+
+from .mutant import Mutant, all_mutants
+
+MUTANTS = all_mutants()
+FEW, MOST = 12, 4000
+# What a mutant may be, too, as its author did not care: that alone does not count.
+BESIDE = ("not idempotent", "not deterministic", "node ")
+
+
+def search(mutant: Mutant, most: int) -> tuple[int, str]:
+    """How many models were drawn until one showed that the mutant is wrong, and what was wrong; "" if none did."""
+    drawn, why = [0], [""]
+
+    @seed(0)
+    @settings(
+        max_examples=most,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(near(mutant.step))
+    def examine(model: Drawn) -> None:
+        drawn[0] += 1
+        try:
+            conformance(mutant.step, model.model, model.feeds)  # as tests/properties does
+        except ConformanceError as error:
+            why[0] = next((fault for fault in error.faults if not fault.startswith(BESIDE)), "")
+            assert not why[0]
+
+    try:
+        examine()
+    except AssertionError:
+        assert why[0]
+    return drawn[0], why[0]
+
+
+def test_most_are_caught_at_once() -> None:
+    found = {mutant.name: search(mutant, FEW)[1] for mutant in MUTANTS}
+    missed = [name for name, why in found.items() if not why]
+    assert len(missed) < len(found) / 2, missed
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_it_is_caught(mutant: Mutant) -> None:
+    count, why = search(mutant, MOST)
+    sys.stdout.write(f"{mutant.name}: {'caught' if why else 'not caught'} after {count} models: {why}\n")
+    assert why, f"{mutant.name} was not caught: {mutant.wrong}"
