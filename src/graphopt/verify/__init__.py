@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graphopt.verify.report import Budget as Budget
     from graphopt.verify.report import OutputCheck as OutputCheck
     from graphopt.verify.report import Run as Run
+    from graphopt.verify.report import RuntimeFault as RuntimeFault
     from graphopt.verify.report import VerificationReport as VerificationReport
     from graphopt.verify.repro import write_repro as write_repro
 
@@ -32,6 +33,7 @@ _HOME = {
     "OutputCheck": "report",
     "Reference": "core",
     "Run": "report",
+    "RuntimeFault": "report",
     "VerificationReport": "report",
     "bisect": "bisect",
     "interface_differences": "interface",
@@ -44,6 +46,7 @@ __all__ = [
     "OutputCheck",
     "Reference",
     "Run",
+    "RuntimeFault",
     "VerificationReport",
     "bisect",
     "interface_differences",

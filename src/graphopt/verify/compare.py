@@ -18,10 +18,12 @@ from onnx import ModelProto
 
 from graphopt.verify.report import OutputCheck
 
-__all__ = ["Deviation", "Tolerance", "deviation", "flatten", "slack_of", "tolerance_for"]
+__all__ = ["Deviation", "Tolerance", "deviation", "flatten", "rounding_of", "slack_of", "tolerance_for"]
 
 _EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "complex64": 2.0**-23,
         "complex128": 2.0**-52}  # fmt: skip
+_RUNTIME = {"float64": 1e-9, "float16": 0.02, "bfloat16": 0.1}
+_RUNTIME_DEFAULT = 1e-3
 _TINY = 1e-37
 _BOUNDED = {"Sigmoid", "HardSigmoid"}
 _MOVERS = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Concat", "Split", "Gather"}
@@ -110,6 +112,11 @@ def tolerance_for(dtype: str, nodes: int) -> Tolerance:
         return Tolerance(16 * eps, 2 * eps)
     depth = min(math.sqrt(max(1.0, nodes / 4)), 13.0 if eps > 1e-10 else 1e3)
     return Tolerance(16 * eps * depth, 2 * eps * depth)
+
+
+def rounding_of(dtype: str) -> float:
+    """What the runtime's optimizations may do to an output of type `dtype`, relative to its scale, and be rounding."""
+    return _RUNTIME.get(dtype, _RUNTIME_DEFAULT)
 
 
 def slack_of(model: ModelProto) -> list[float]:

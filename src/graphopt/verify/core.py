@@ -21,6 +21,7 @@ from graphopt.verify.run import LoadError, RunError, RunTimeout, Session
 from graphopt.verify.search import Case, Cases, find_cases
 from graphopt.verify.source import Source
 from graphopt.verify.spec import input_specs, symbols_of
+from graphopt.verify.transformers import Incident, name_faults
 
 __all__ = ["Reference", "verify"]
 
@@ -98,7 +99,7 @@ class Reference:
             self.found.unchecked.append("the outputs: the budget leaves no time")
             return
         try:
-            self._session = Session(self.source, threads=self.budget.threads)
+            self._session = self._open()
         except LoadError as error:
             self.found.unchecked.append(f"the outputs: the original does not load: {error}")
             return
@@ -109,6 +110,10 @@ class Reference:
             self.found = _merge(self.found, find_cases(self.source, self._session, seconds=seconds, seed=seed))
         else:
             self.found.cases = [self._given_case(feeds) for feeds in self._given]
+
+    def _open(self) -> Session:
+        """The session that the original runs in. Raises `LoadError`."""
+        return Session(self.source, threads=self.budget.threads)
 
     def _given_case(self, feeds: Feeds) -> Case:
         """A case of the caller's. Raises `GraphoptError` when it does not fit."""
@@ -196,12 +201,18 @@ class _Check:
         self.by_name = theirs.names <= random.names
         self.dependents = random.dependents | theirs.dependents
         self._again: list[list[Any]] | None = None
+        self.incidents: list[Incident] = []
         self.judge = Judge(reference, other, deadline, self.by_name if self.random else None)
 
     def run(self) -> None:
         session = self._load()
-        if session is None:
-            return
+        if session is not None:
+            self._compare(session)
+        if self.incidents:
+            self.report.runtime = name_faults(self.judge, self.incidents)
+            self._say_who()
+
+    def _compare(self, session: Session) -> None:
         outputs = [value.name for value in session.outputs]
         if len(outputs) != len(self.names):
             return  # the interface says so
@@ -212,6 +223,12 @@ class _Check:
                 self.report.unchecked.append(f"{_describe(case)}: no time was left")
                 continue
             self._one(number, case, session)
+
+    def _say_who(self) -> None:
+        """An error that is the runtime's ends with the way around it."""
+        for fault in self.report.runtime:
+            if not fault.also_original and fault.kind != "difference" and self.report.error:
+                self.report.error += f"; {fault.remedy()}"
 
     def _load(self) -> Session | None:
         try:
@@ -232,8 +249,10 @@ class _Check:
             self.report.notes.append(
                 f"ONNX Runtime's optimizations break the original too, both were run without: {error}"
             )
+            self.incidents.append(Incident("load", True, str(error)))
             return session
         self.report.error = f"ONNX Runtime's optimizations break it, though not the original: {error}"
+        self.incidents.append(Incident("load", False, str(error)))
         return None
 
     def _repeats(self, place: int) -> bool:
@@ -268,9 +287,15 @@ class _Check:
 
     def _after_failure(self, number: int, case: Case, error: RunError) -> list[Any] | None:
         """The other model failed where the original ran: what it gives as written, if the runtime's optimizations break
-        both; else None, and the failure is its own."""
-        if not self.judge.both_break(number):
-            self.report.error = self.report.error or f"it fails where the original runs ({_describe(case)}): {error}"
+        both; else None, and the failure is its own, or what the runtime made of it alone."""
+        as_written = self.judge.runs_as_written(number)
+        also_original = as_written and self.judge.original_breaks(number)
+        if as_written:
+            self.incidents.append(Incident("run", also_original, str(error), number))
+        if not also_original:
+            what = "ONNX Runtime's optimizations make it fail, though not the original" if as_written else ""
+            what = what or "it fails where the original runs"
+            self.report.error = self.report.error or f"{what} ({_describe(case)}): {error}"
             return None
         self._say(
             self.report.notes,
@@ -295,6 +320,8 @@ class _Check:
             return None
         if verdict.note:
             self._say(self.report.notes, f"output {name!r}: {verdict.note}")
+        if verdict.runtime:
+            self.incidents.append(Incident("difference", verdict.runtime == "both", verdict.why, number, place))
         check.ok, check.why = verdict.ok, verdict.why
         return check
 

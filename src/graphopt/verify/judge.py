@@ -8,11 +8,12 @@ multiple of that passes, and only while the original itself stays meaningful und
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graphopt.verify.compare import Deviation, Tolerance, tolerance_for
-from graphopt.verify.noise import nudged_feeds, nudged_weights
+from graphopt.verify.compare import Deviation, Tolerance, rounding_of, tolerance_for
+from graphopt.verify.noise import nudged_feeds, nudged_scales, nudged_weights
 from graphopt.verify.randomness import pinned
 from graphopt.verify.run import Feeds, LoadError, RunError, Session
 from graphopt.verify.search import Case
@@ -25,8 +26,6 @@ __all__ = ["Judge", "Verdict"]
 
 _PEAK, _RMS, _COUNT = 8.0, 4.0, 2.0  # times the noise floor that still counts as noise
 _LOUD = 1e-3  # rms: above such a floor, half as much does
-_RUNTIME = {"float64": 1e-9, "float16": 0.02, "bfloat16": 0.1}  # what the runtime's optimizations may do and be noise
-_RUNTIME_DEFAULT = 1e-3
 _LOST = 32.0  # times a floor that leaves nothing of the output: less is not called wrong, though it never passes
 _MEANINGLESS = 0.05  # rms: from here on the original's output is mostly noise
 _MEANINGLESS_SHARE = 0.2  # of the elements of an exact type
@@ -36,12 +35,16 @@ _WEIGHTS = 1 << 29  # bytes: larger weights are not copied to be nudged
 
 @dataclass(frozen=True)
 class Verdict:
-    """ok, or not, and why. unjudged: the original is too unstable on these inputs to say. note: for the reader."""
+    """ok, or not, and why. unjudged: the original is too unstable on these inputs to say. note: for the reader.
+
+    runtime: whose outputs the runtime's optimizations change: "both" models', the "other"'s alone, or "" for no one's.
+    """
 
     ok: bool
     why: str
     unjudged: bool = False
     note: str = ""
+    runtime: str = ""
 
 
 class Judge:
@@ -49,9 +52,10 @@ class Judge:
 
     def __init__(self, reference: Reference, other: Source, deadline: float, seeded: bool | None) -> None:
         self.reference, self.other, self.deadline = reference, other, deadline
-        self._seeded = seeded
+        self.seeded = seeded
         self._sessions: dict[tuple[int, bool], Session] = {}
         self._weights: dict[int, Source] = {}
+        self._scales: dict[int, Source | None] = {}
         self._floors: dict[int, tuple[list[Deviation], int]] = {}
         self._results: dict[tuple[int, bool], dict[int, list[Any] | None]] = {}
 
@@ -59,24 +63,32 @@ class Judge:
         """A session of `source`, made once. Raises `LoadError`."""
         key = (id(source), optimize)
         if key not in self._sessions:
-            fixed = source if self._seeded is None else pinned(source, self._seeded)
+            fixed = source if self.seeded is None else pinned(source, self.seeded)
             threads, evaluator = self.reference.budget.threads, self.reference.on_evaluator
             self._sessions[key] = Session(fixed, optimize=optimize, threads=threads, reference=evaluator)
         return self._sessions[key]
 
-    def both_break(self, number: int) -> bool:
-        """Whether the runtime's optimizations make the original fail on that case too, while the other runs without."""
-        theirs = self._result(self.other, False, number)
-        return theirs is not None and self._result(self.reference.source, True, number) is None
+    def variant(self, source: Source, level: str, disabled: Sequence[str]) -> Session:
+        """A session of `source` at a level of the runtime's, without some of its transformers. Raises `LoadError`."""
+        fixed = source if self.seeded is None else pinned(source, self.seeded)
+        return Session(fixed, optimize=level, threads=self.reference.budget.threads, disabled=disabled)
+
+    def runs_as_written(self, number: int) -> bool:
+        """Whether the other model runs on that case with the runtime's optimizations off."""
+        return not self.reference.on_evaluator and self.result(self.other, False, number) is not None
+
+    def original_breaks(self, number: int) -> bool:
+        """Whether the runtime's optimizations make the original fail on that case."""
+        return self.result(self.reference.source, True, number) is None
 
     def verdict(
         self, number: int, case: Case, place: int, expected: list[Any], outputs: list[Any], found: Deviation
     ) -> Verdict:
         """On output `place` of case `number`, whose deviation `found` is above the plain tolerance."""
         floor = Deviation(dtype=found.dtype, shape=found.shape)
-        large = found.kind or found.mismatches or found.peak > _RUNTIME.get(found.dtype, _RUNTIME_DEFAULT)
+        large = found.kind or found.mismatches or found.peak > rounding_of(found.dtype)
         if large and self._twins(number, place, expected, outputs):
-            return self._same_change(number, place, expected)
+            return self._same_change(number, case, place, expected)
         for measure in (self._by_inputs, self._by_runtime, self._by_weights, self._by_other_weights):
             if self._late(case):
                 return _undecided(found)
@@ -96,7 +108,7 @@ class Judge:
 
     def _by_inputs(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
         """The largest of three runs with inputs nudged; runs are shared by the outputs of a case."""
-        if self._seeded is not None:
+        if self.seeded is not None:
             return None  # its draws would not repeat
         if number not in self._floors:
             worst: list[Deviation] = [Deviation() for _ in expected]
@@ -123,11 +135,11 @@ class Judge:
 
     def _by_runtime(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
         """What the runtime's optimizations do to the original, as long as that is small enough to be rounding."""
-        outputs = self._result(self.reference.source, True, number)
+        outputs = self.result(self.reference.source, True, number)
         if outputs is None:
             return None
         found = self.reference.compare(place, expected[place], outputs[place])
-        limit = _RUNTIME.get(found.dtype, _RUNTIME_DEFAULT)
+        limit = rounding_of(found.dtype)
         return found if not found.kind and not found.mismatches and found.peak <= limit else None
 
     def _by_weights(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
@@ -135,6 +147,24 @@ class Judge:
 
     def _by_other_weights(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
         return self._nudged(1, number, case, place, expected)
+
+    def _by_scales(self, number: int, case: Case, place: int, expected: list[Any]) -> Deviation | None:
+        """With the quantization scales nudged, one way and the other; None where there are none, or no time is left."""
+        if self.reference.source.weight_bytes > _WEIGHTS:
+            return None
+        worst: Deviation | None = None
+        for seed in (0, 1):
+            if self._late(case, extra=2.0):
+                break
+            if seed not in self._scales:
+                self._scales[seed] = nudged_scales(self.reference.source, seed)
+            source = self._scales[seed]
+            outputs = None if source is None else self.result(source, False, number)
+            if outputs is None:
+                return None
+            found = self.reference.compare(place, expected[place], outputs[place])
+            worst = found if worst is None else worst.worse(found)
+        return worst
 
     def _nudged(
         self, seed: int, number: int, case: Case, place: int, expected: list[Any], optimize: bool = False
@@ -144,7 +174,7 @@ class Judge:
             return None
         if seed not in self._weights:
             self._weights[seed] = nudged_weights(self.reference.source, seed)
-        outputs = self._result(self._weights[seed], optimize, number)
+        outputs = self.result(self._weights[seed], optimize, number)
         return None if outputs is None else self.reference.compare(place, expected[place], outputs[place])
 
     def _within(self, found: Deviation, floor: Deviation) -> bool:
@@ -181,8 +211,8 @@ class Judge:
         """Whether the two models agree as written, and agree again with the runtime's optimizations on both."""
         if self.reference.on_evaluator:
             return False
-        plain = self._result(self.other, False, number)
-        moved = self._result(self.reference.source, True, number)
+        plain = self.result(self.other, False, number)
+        moved = self.result(self.reference.source, True, number)
         if (
             plain is None
             or moved is None
@@ -191,11 +221,24 @@ class Judge:
             return False
         return self._allowed(self.reference.compare(place, moved[place], outputs[place]))
 
-    def _same_change(self, number: int, place: int, expected: list[Any]) -> Verdict:
-        moved = self._result(self.reference.source, True, number)
+    def _same_change(self, number: int, case: Case, place: int, expected: list[Any]) -> Verdict:
+        moved = self.result(self.reference.source, True, number)
         drift = self.reference.compare(place, expected[place], moved[place]) if moved is not None else Deviation()
         note = "ONNX Runtime's own optimizations change the original in the same way"
-        return Verdict(True, f"{note} ({_plainly(drift)})", note=note)
+        runtime = "" if self._is_rounding(number, case, place, expected, drift) else "both"
+        return Verdict(True, f"{note} ({_plainly(drift)})", note=note, runtime=runtime)
+
+    def _is_rounding(self, number: int, case: Case, place: int, expected: list[Any], drift: Deviation) -> bool:
+        """Whether what the runtime does to the original is no more than a change in the last place does: where numbers
+        are rounded to integers on the way, as in quantized models, either moves some of them by a step."""
+        floor = Deviation(dtype=drift.dtype, shape=drift.shape)
+        for measure in (self._by_inputs, self._by_weights, self._by_scales):
+            measured = None if self._late(case) else measure(number, case, place, expected)
+            if measured is not None:
+                floor = floor.worse(measured) if not floor.none else measured
+                if self._within(drift, floor):
+                    return True
+        return False
 
     def _whose(
         self,
@@ -208,7 +251,7 @@ class Judge:
         floor: Deviation,
     ) -> Verdict:
         """Rounding does not explain it: see what is left of it without the runtime's optimizations."""
-        plain = None if self.reference.on_evaluator else self._result(self.other, False, number)
+        plain = None if self.reference.on_evaluator else self.result(self.other, False, number)
         written = None if plain is None else self.reference.compare(place, expected[place], plain[place])
         agrees = written is not None and (
             self._allowed(written) or (self._within(written, floor) and not _meaningless(floor))
@@ -219,11 +262,12 @@ class Judge:
             if self._within(found, floor) or (lost and found.mismatches <= _COUNT * floor.mismatches):
                 return Verdict(False, _unstable(floor), unjudged=True)
             return Verdict(False, _plainly(found))
-        moved = self._result(self.reference.source, True, number)
+        moved = self.result(self.reference.source, True, number)
         if moved is not None and self._near(number, case, place, moved, outputs):
-            return self._same_change(number, place, expected)
+            return self._same_change(number, case, place, expected)
         what = f"{_plainly(found)}; without them it agrees"
-        return Verdict(False, f"ONNX Runtime's optimizations break it, though not the original ({what})")
+        why = f"ONNX Runtime's optimizations break it, though not the original ({what})"
+        return Verdict(False, why, runtime="other")
 
     def _near(self, number: int, case: Case, place: int, moved: list[Any], outputs: list[Any]) -> bool:
         """Whether the two models, both optimized by the runtime, are within the noise of the original so optimized."""
@@ -235,7 +279,7 @@ class Judge:
             try:
                 again = self.session(self.reference.source, True).run(nudged_feeds(case.feeds, seed))
                 by_inputs = (
-                    None if self._seeded is not None else self.reference.compare(place, moved[place], again[place])
+                    None if self.seeded is not None else self.reference.compare(place, moved[place], again[place])
                 )
             except (LoadError, RunError):
                 by_inputs = None
@@ -249,14 +293,14 @@ class Judge:
     def _allowed(self, found: Deviation) -> bool:
         return found.none or self._plain(found.dtype).allows(found)
 
-    def _result(self, source: Source, optimize: bool, number: int) -> list[Any] | None:
+    def result(self, source: Source, optimize: bool, number: int) -> list[Any] | None:
         """The outputs of `source` on a case, None where it does not load or run.
 
         Random operators draw on from run to run: then all cases are run, in their order, in a session of their own.
         """
         known = self._results.setdefault((id(source), optimize), {})
         if number not in known:
-            wanted = [number] if self._seeded is None else range(len(self.reference.found.cases))
+            wanted = [number] if self.seeded is None else range(len(self.reference.found.cases))
             for each in wanted:
                 known[each] = self._outcome(source, optimize, each)
         return known[number]

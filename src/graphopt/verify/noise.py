@@ -10,7 +10,7 @@ from onnx import GraphProto, TensorProto, numpy_helper
 
 from graphopt.verify.source import Source, nodes_of, scopes
 
-__all__ = ["nudged", "nudged_feeds", "nudged_weights"]
+__all__ = ["nudged", "nudged_feeds", "nudged_scales", "nudged_weights"]
 
 # These read shapes, steps and thresholds from their float inputs: a nudge there is no rounding error.
 _GEOMETRY = set(
@@ -19,6 +19,8 @@ _GEOMETRY = set(
         " If Scan"
     ).split()
 )
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_FLOATING = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _KINDS = {"float16": np.uint16, "bfloat16": np.uint16, "float32": np.uint32, "float64": np.uint64}
 _MIX = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: spreads the bits of a value
 
@@ -67,9 +69,26 @@ def nudged_weights(source: Source, seed: int = 0) -> Source:
     return Source(model, None, source.name)
 
 
+def nudged_scales(source: Source, seed: int = 0) -> Source | None:
+    """A copy of the model whose quantization scales are nudged; None where it has none that are constant.
+
+    What is exactly between two steps then goes to the other, as it does when a runtime adds up in another order.
+    """
+    model = source.copy()
+    found = False
+    for scope in scopes(model):
+        if not isinstance(scope, GraphProto):
+            continue
+        names = {n.input[1] for n in nodes_of(scope) if n.op_type in _QUANTIZERS and len(n.input) > 1}
+        for tensor in scope.initializer:
+            if tensor.name in names and tensor.data_type in _FLOATING:
+                tensor.CopyFrom(numpy_helper.from_array(nudged(numpy_helper.to_array(tensor), seed), tensor.name))
+                found = True
+    return Source(model, None, source.name) if found else None
+
+
 def _nudge_tensor(tensor: TensorProto, seed: int) -> None:
-    floating = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    if tensor.data_type not in floating or np.prod(tensor.dims, dtype=np.int64) < 2:
+    if tensor.data_type not in _FLOATING or np.prod(tensor.dims, dtype=np.int64) < 2:
         return  # single numbers are constants of formulas, which a rewrite does not round
     array = nudged(numpy_helper.to_array(tensor), seed)
     name = tensor.name

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["Budget", "OutputCheck", "Run", "VerificationReport"]
+__all__ = ["Budget", "OutputCheck", "Run", "RuntimeFault", "VerificationReport"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,53 @@ class Run:
 
 
 @dataclass
+class RuntimeFault:
+    """Something that ONNX Runtime's own optimizations break in the other model, which is right as it is written.
+
+    kind: "difference" (of the outputs named), "load" or "run" (it fails to). transformers: of ONNX Runtime, by the
+    names that `disabled_optimizers` takes; without all of these it is right. level: where no names help, the highest
+    `graph_optimization_level` at which it is right. also_original: whether they break the original alike; then it is
+    no fault of the other model's. detail: what happens.
+    """
+
+    kind: str = "difference"
+    outputs: list[str] = field(default_factory=list)
+    transformers: list[str] = field(default_factory=list)
+    level: str = ""
+    also_original: bool = False
+    detail: str = ""
+
+    def summary(self) -> str:
+        """One line: who, what, and the way around it.
+
+        >>> RuntimeFault("run", transformers=["Pad_Fusion"]).summary().split("; ")[0]
+        "ONNX Runtime's Pad_Fusion makes this model fail"
+        """
+        who = f"ONNX Runtime's {' and '.join(self.transformers) or 'optimizations'}"
+        many = len(self.transformers) != 1
+        verb = {"load": "keep", "run": "make"}.get(self.kind, "change") + ("" if many else "s")
+        outputs = ", ".join(map(repr, self.outputs[:3])) + (", ..." if len(self.outputs) > 3 else "")
+        what = {"load": "this model from loading", "run": "this model fail"}.get(self.kind, f"output {outputs}")
+        also = " (the original, too)" if self.also_original else ""
+        return f"{who} {verb} {what}{also}; {self.remedy()}"
+
+    def remedy(self) -> str:
+        """What the caller of ONNX Runtime can do."""
+        if self.transformers:
+            return f"set disabled_optimizers={self.transformers} when you create the session"
+        if self.level:
+            return f"set graph_optimization_level to {self.level} when you create the session"
+        return "no time was left to find out which"
+
+
+@dataclass
 class VerificationReport:
     """The verdict on two models.
 
     status: "passed"; "failed"; "unchecked" when no run could be compared and nothing else was wrong. unchecked: in
     plain words, what was not checked and why (also of a "passed": then the check is partial). interface: differences
-    between the interfaces. notes: what a reader should know and what is not a fault. seconds: wall clock.
+    between the interfaces. notes: what a reader should know and what is not a fault. runtime: what ONNX Runtime's own
+    optimizations break in the other model. seconds: wall clock.
     """
 
     status: str = "unchecked"
@@ -82,6 +123,7 @@ class VerificationReport:
     notes: list[str] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
+    runtime: list[RuntimeFault] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -106,13 +148,17 @@ class VerificationReport:
         checks = [check for run in self.runs for check in run.outputs]
         largest = max((check.max_abs for check in checks), default=0.0)
         text = f"verified: {len(checks)} outputs over {len(self.runs)} runs agree (max abs error {largest:.3g})"
+        text += "".join(f"; {fault.summary()}" for fault in self.runtime)
         return text + (f"; not checked: {'; '.join(self.unchecked)}" if self.unchecked else "")
 
     def _fault(self) -> str:
         if self.interface:
             return self.interface[0]
         worst = self.worst()
-        return self.error or (f"output {worst.name!r}: {worst.why}" if worst else "")
+        if self.error or worst is None:
+            return self.error
+        own = [f for f in self.runtime if worst.name in f.outputs and not f.also_original]
+        return f"output {worst.name!r}: {worst.why}" + "".join(f"; {fault.summary()}" for fault in own)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dict."""
@@ -127,7 +173,8 @@ class VerificationReport:
     def from_dict(cls, data: Mapping[str, Any]) -> VerificationReport:
         """The report that `to_dict` came from."""
         runs = [_run_from(run) for run in data["runs"]]
-        return cls(**{**data, "runs": runs})
+        runtime = [RuntimeFault(**fault) for fault in data.get("runtime", ())]
+        return cls(**{**data, "runs": runs, "runtime": runtime})
 
 
 def _run_from(data: Mapping[str, Any]) -> Run:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import ctypes
 import math
 import re
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import TensorProto
 
 from graphopt.errors import GraphoptError
 from graphopt.ir import dtypes
+from graphopt.verify import limits
+from graphopt.verify.effort import HEAVY
 from graphopt.verify.source import Source
 
-__all__ = ["BY_ADDRESS", "Feeds", "LoadError", "RunError", "RunTimeout", "Session", "one_line", "raw_bytes"]
+__all__ = [
+    "BY_ADDRESS", "Feeds", "LoadError", "RunError", "RunTimeout", "RunTooLarge", "Session", "one_line", "raw_bytes",
+]  # fmt: skip
 
 Feeds = Mapping[str, Any]
 
@@ -35,6 +38,10 @@ class RunError(GraphoptError):
     """The model failed on these inputs; the message is the runtime's, in one line."""
 
 
+class RunTooLarge(RunError):
+    """The run would take more memory than it may, see `limits.allowance`."""
+
+
 class RunTimeout(RunError):
     """The run took longer than it was allowed to, and was stopped."""
 
@@ -43,6 +50,7 @@ class RunTimeout(RunError):
 _PREFIXES = ("BFLOAT16", "FLOAT8", "FLOAT6", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2")
 BY_ADDRESS = {value for name, value in TensorProto.DataType.items() if name.startswith(_PREFIXES)}
 _ODD = tuple(f"tensor({prefix.lower()}" for prefix in _PREFIXES)  # the same in the runtime's words
+_STRING = 128  # bytes of a short text, in the runtime and in Python
 _MISSING = ("NOT_IMPLEMENTED", "ValidateOpsetForDomain", "No Op registered", "is not a registered function/op",
             "unsupported ONNX IR version", "Unsupported model IR version", "No opset import")  # fmt: skip
 
@@ -50,9 +58,10 @@ _MISSING = ("NOT_IMPLEMENTED", "ValidateOpsetForDomain", "No Op registered", "is
 class Session:
     """One loaded model.
 
-    optimize: whether ONNX Runtime may optimize it (all levels) or must run it as written. threads: of one operator.
-    reference: use ONNX's reference evaluator. Without it, the evaluator is only taken where ONNX Runtime has not the
-    model's opset or one of its operators. Raises `LoadError` when neither loads the model.
+    optimize: whether ONNX Runtime may optimize it (all levels) or must run it as written; or the name of a level of its
+    own (a member of `GraphOptimizationLevel`). disabled: names of its transformers that it must leave out. threads: of
+    one operator. reference: use ONNX's reference evaluator. Without it, the evaluator is only taken where ONNX Runtime
+    has not the model's opset or one of its operators. Raises `LoadError` when neither loads the model.
 
     >>> from onnx import parser
     >>> text = '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) {y = Neg(x)}'
@@ -61,21 +70,39 @@ class Session:
     [-1.0, -2.0]
     """
 
-    def __init__(self, source: Source, *, optimize: bool = False, threads: int = 1, reference: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        optimize: bool | str = False,
+        threads: int = 1,
+        reference: bool = False,
+        disabled: Sequence[str] = (),
+    ) -> None:
         self.source, self.optimize = source, optimize
         self.outputs = list(source.proto.graph.output)
         self.note = ""
+        self._allowance, self._bounded = limits.allowance(source), False
         self._evaluator: Any = None
         self._session: Any = None
+        self._check_sparse()
+        if source.has_negative_sizes:
+            raise LoadError("sizes in it come out negative, at which the runtime would end the process")
         if not reference:
             try:
-                self._session = _ort_session(source, optimize, threads)
+                self._session, self._bounded = _ort_session(source, optimize, threads, disabled)
             except LoadError as error:
                 if not any(mark in error.__cause__.__str__() for mark in _MISSING):
                     raise
                 self.note = f"run in ONNX's reference evaluator, because ONNX Runtime says: {error}"
         if self._session is None:
             self._evaluator = _evaluator(source, self.note)
+
+    def _check_sparse(self) -> None:
+        """Runtimes write sparse tensors out when they load them."""
+        dense, most = self.source.dense_bytes, self._allowance // 4
+        if dense > most:
+            raise LoadError(f"its sparse tensors written out take {limits.past(dense, most)}")
 
     @property
     def reference(self) -> bool:
@@ -85,40 +112,89 @@ class Session:
     def run(self, feeds: Feeds, timeout: float | None = None) -> list[Any]:
         """The values of all graph outputs, in their order. timeout: seconds; a run that takes longer is stopped.
 
-        Raises `RunError` when the model fails on these inputs, `RunTimeout` when it is stopped.
+        Raises `RunError` when the model fails on these inputs, `RunTimeout` when it is stopped, `RunTooLarge` when it
+        takes more memory than it may.
         """
         try:
             if self._evaluator is not None:
-                self._evaluator.rt_nodes_.deadline = None if timeout is None else time.monotonic() + timeout
-                return list(self._evaluator.run([value.name for value in self.outputs], dict(feeds)))
+                return self._evaluate(feeds, timeout)
             return self._run_ort(feeds, timeout)
         except RunError:
             raise
         except Exception as error:  # ONNX Runtime's exception classes have no public base but Exception
             raise RunError(one_line(error)) from error
 
+    def _evaluate(self, feeds: Feeds, timeout: float | None) -> list[Any]:
+        from graphopt.verify.evaluator import TooLarge, TooLong
+
+        try:
+            names = [value.name for value in self.outputs]
+            values: list[Any] = self._evaluator.run(names, feeds, timeout, self._allowance)
+        except TooLong as error:
+            raise RunTimeout(f"stopped: {error}") from error
+        except (TooLarge, MemoryError) as error:
+            raise self._too_large() from error
+        self._check_outputs(sum(value.nbytes for value in values if isinstance(value, np.ndarray)))
+        return values
+
     def _run_ort(self, feeds: Feeds, timeout: float | None) -> list[Any]:
+        start = time.monotonic()
+        if self._is_risky(feeds):
+            self._try_out(feeds, timeout)
+        for last in (False, True):
+            options, watch = self._watched(timeout)
+            try:
+                with watch:
+                    return self._fetch(feeds, options)
+            except Exception as error:
+                if watch.reason == "time":
+                    raise RunTimeout(f"stopped after {time.monotonic() - start:.1f} s") from error
+                if watch.reason == "memory":
+                    raise self._too_large() from error
+                if not limits.is_about_memory(error):
+                    raise
+                if last or not self._bounded:
+                    raise self._too_large() from error
+            limits.release()  # what others used may be in pieces too small for this run: once more without them
+        raise AssertionError
+
+    def _watched(self, timeout: float | None) -> tuple[Any, limits.Watch]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
-        timer = None if timeout is None else threading.Timer(timeout, setattr, (options, "terminate", True))
-        start = time.monotonic()
-        try:
-            if timer is not None:
-                timer.daemon = True
-                timer.start()
-            return self._fetch(feeds, options)
-        except Exception as error:
-            if options.terminate:
-                raise RunTimeout(f"stopped after {time.monotonic() - start:.1f} s") from error
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        watch = limits.Watch(lambda: setattr(options, "terminate", True), timeout, self._allowance)
+        return options, watch
+
+    def _is_risky(self, feeds: Feeds) -> bool:
+        """Whether a single operator may take long, or allocates past the arena: it could not be stopped."""
+        shapes = {name: value.shape for name, value in feeds.items() if isinstance(value, np.ndarray)}
+        return self.source.is_risky or self.source.effort.flops(shapes) > HEAVY
+
+    def _try_out(self, feeds: Feeds, timeout: float | None) -> None:
+        options, _ = self._watched(None)
+        fault = limits.trial(lambda: self._fetch(feeds, options), timeout, self._allowance)
+        if fault == "time":
+            raise RunTimeout(f"stopped after {timeout:.1f} s")
+        if fault == "crash":
+            raise RunError("it ends the process that runs it")
+        if fault:
+            raise self._too_large()
+
+    def _too_large(self) -> RunTooLarge:
+        return RunTooLarge(f"it takes more memory: {limits.TOO_LARGE} of {limits.mebibytes(self._allowance)}")
+
+    def _check_outputs(self, size: int) -> None:
+        most = limits.outputs_limit(self._allowance)
+        if size > most:
+            raise RunTooLarge(f"its outputs take {limits.past(size, most)}")
 
     def _fetch(self, feeds: Feeds, options: Any) -> list[Any]:
         kinds = {value.name: value.type for value in self._session.get_outputs()}  # inferred, where none is declared
+        tensors = all(kind.startswith("tensor(") for kind in kinds.values())
+        arrays = all(isinstance(v, (np.ndarray, np.generic)) and v.dtype.kind not in "OUS" for v in feeds.values())
+        if tensors and arrays and kinds:
+            return self._fetch_tensors(feeds, options)
         plain = [value.name for value in self.outputs if not kinds[value.name].startswith(_ODD)]
         rest = [value.name for value in self.outputs if kinds[value.name].startswith(_ODD)]
         found: dict[str, Any] = {}
@@ -134,10 +210,24 @@ class Session:
             found.update(zip(names, (_by_pointer(value) for value in fetched), strict=True))
         return [found[value.name] for value in self.outputs]
 
+    def _fetch_tensors(self, feeds: Feeds, options: Any) -> list[Any]:
+        """Looks at the size of what came out before any of it is copied."""
+        names = list(dict.fromkeys(value.name for value in self.outputs))
+        given = {name: _to_runtime(value, wrap=True) for name, value in feeds.items()}
+        fetched = self._session.run_with_ort_values(names, given, options)
+        self._check_outputs(sum(map(_bytes_of, fetched)))
+        found = dict(zip(names, (np.array(_by_pointer(value)) for value in fetched), strict=True))
+        return [found[value.name] for value in self.outputs]
+
+
+def _bytes_of(value: Any) -> int:
+    kind, size = value.element_type(), math.prod(value.shape())
+    return size * _STRING if kind == TensorProto.STRING else dtypes.payload_bytes(kind, size)
+
 
 def one_line(error: object) -> str:
     """What a runtime says, without its codes, file names and stack: one line of at most 400 characters."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error)[:4000].split())  # a name in it may be a megabyte long, and patterns slow on that
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     node = re.match(r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: (.*)", text)
     text = f"{node[1]} {node[2]!r}: {node[3]}" if node else text
@@ -145,44 +235,33 @@ def one_line(error: object) -> str:
     return text if len(text) <= 400 else text[:397] + "..."
 
 
-def _ort_session(source: Source, optimize: bool, threads: int) -> Any:
+def _ort_session(source: Source, optimize: bool | str, threads: int, disabled: Sequence[str] = ()) -> tuple[Any, bool]:
+    """A session, and whether its memory is bounded."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    level = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    level = optimize if isinstance(optimize, str) else "ORT_ENABLE_ALL" if optimize else "ORT_DISABLE_ALL"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    bounded = limits.join_arena(options, limits.allowance(source))
+    without = {"disabled_optimizers": list(disabled)} if disabled else {}
     try:
-        return onnxruntime.InferenceSession(source.loadable(), options, providers=["CPUExecutionProvider"])
+        made = onnxruntime.InferenceSession(source.loadable(), options, providers=["CPUExecutionProvider"], **without)
     except Exception as error:
         raise LoadError(one_line(error)) from error
-
-
-class _Watched(list[Any]):
-    """The evaluator's nodes; going through them stops at the deadline (seconds of `time.monotonic`)."""
-
-    deadline: float | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        for node in super().__iter__():
-            if self.deadline is not None and time.monotonic() > self.deadline:
-                raise RunTimeout("stopped: the reference evaluator took too long")
-            yield node
+    return made, bounded
 
 
 def _evaluator(source: Source, why: str) -> Any:
-    from onnx.reference import ReferenceEvaluator
+    from graphopt.verify.evaluator import Evaluator
 
     try:
-        model: ModelProto | str = source.proto if source.path is None else str(source.path)
-        evaluator = ReferenceEvaluator(model)
+        return Evaluator(source)
     except Exception as error:
         also = f" ({why})" if why else ""
         raise LoadError(f"ONNX's reference evaluator refuses it: {one_line(error)}{also}") from error
-    evaluator.rt_nodes_ = _Watched(evaluator.rt_nodes_)
-    return evaluator
 
 
 def _to_runtime(value: Any, wrap: bool) -> Any:
@@ -201,7 +280,7 @@ def _to_runtime(value: Any, wrap: bool) -> Any:
         return value
     elem_type = dtypes.from_numpy(value.dtype)
     if elem_type not in BY_ADDRESS:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value)) if wrap else value
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")) if wrap else value
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(raw_bytes(value), elem_type)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from graphopt.verify import limits
 from graphopt.verify.axes import Axes
 from graphopt.verify.compare import slack_of
 from graphopt.verify.coverage import Branches, still_outputs
@@ -22,7 +23,7 @@ from graphopt.verify.run import RunError, RunTimeout, Session
 from graphopt.verify.sizes import Advisor, Guess, alternatives, first_sizes, roles_of
 from graphopt.verify.source import Source
 from graphopt.verify.spec import InputSpec, input_specs, overridable, symbols_of
-from graphopt.verify.values import make_feeds
+from graphopt.verify.values import feed_elements, make_feeds
 
 __all__ = ["Case", "Cases", "find_cases"]
 
@@ -81,6 +82,7 @@ class _Search:
         self.required, self.hints = axes.required, hints_of(self.specs, flow, axes)
         self.advisor = Advisor(source.proto, flow, self.specs, self.hints)
         self.found = Cases()
+        self._allowance = limits.allowance(source)
 
     def find(self) -> Cases:
         first = self._first()
@@ -157,10 +159,16 @@ class _Search:
         hints = dict(self.hints)
         for name, low, high in guess.ranges:
             hints[name] = hints[name].bounded(low, high)
+        specs = self._specs(guess)
+        count, most = feed_elements(specs, guess.binding), limits.elements(self._allowance)
+        if count > most:
+            return f"the inputs would have {min(count, 10**18):.2g} elements, {limits.TOO_LARGE} of {most:.2g}"
         try:
-            feeds = make_feeds(self._specs(guess), hints, guess.binding, guess.style, self.seed)
-        except (MemoryError, ValueError) as error:
+            feeds = make_feeds(specs, hints, guess.binding, guess.style, self.seed)
+        except (MemoryError, ValueError, OverflowError) as error:
             return str(error) or "out of memory"
+        except KeyError as error:
+            return f"no values can be made of element type {error}"
         return self._attempt(guess, feeds)
 
     def _attempt(self, guess: Guess, feeds: dict[str, Any]) -> Case | str:

@@ -14,6 +14,7 @@ from onnx import ModelProto
 from graphopt.verify.flow import Flow
 from graphopt.verify.hints import Hint
 from graphopt.verify.infer import misfit
+from graphopt.verify.limits import TOO_LARGE
 from graphopt.verify.source import nodes_of, scopes
 from graphopt.verify.spec import InputSpec
 
@@ -117,6 +118,9 @@ class Advisor:
 
     def next_guesses(self, guess: Guess, message: str) -> Iterator[Guess]:
         """Guesses that may avoid the error, the most promising first."""
+        if TOO_LARGE in message:
+            yield from self._smaller(guess)
+            return
         if re.search(r"\brank|perm|dimensions", message, re.IGNORECASE):
             yield from self._ranked(guess)
         yield from self._in_range(guess, message)
@@ -194,6 +198,13 @@ class Advisor:
             yield from self._grown(guess, list(sizes), factor)
             for symbol in sizes if len(sizes) > 1 else ():
                 yield from self._grown(guess, [symbol], factor)
+
+    def _smaller(self, guess: Guess) -> Iterator[Guess]:
+        """All symbols smaller, but never 0."""
+        for factor in (4, 16):
+            sizes = {symbol: max(1, size // factor) for symbol, size in guess.binding.items()}
+            if sizes != guess.binding:
+                yield guess.with_sizes(sizes)
 
     def enlarged(self, guess: Guess, symbols: list[str]) -> list[Guess]:
         """`guess` with these symbols 4, 16 and 64 times as large, as far as that is affordable."""

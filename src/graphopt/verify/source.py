@@ -10,16 +10,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-from graphopt.errors import ModelError
+from graphopt.errors import ExternalDataError, ModelError
+from graphopt.ir.external import check_tensors, refill
+from graphopt.ir.tensor import Store, folder_of
+
+if TYPE_CHECKING:
+    from graphopt.verify.effort import Effort
 
 __all__ = ["PROTO_LIMIT", "Source", "attribute_tensors", "bodies", "nested", "nodes_of", "scopes", "tensor_bytes"]
 
 PROTO_LIMIT = 2**31 - 1  # protobuf serializes no message of 2 GiB or more
+_ALLOCATE = {"Unique", "TfIdfVectorizer", "StringSplit", "StringNormalizer"}
+_DIVIDE = {"Div", "Mod"}
+_LOWEST: dict[int, int] = {
+    TensorProto.INT8: -(2**7), TensorProto.INT16: -(2**15), TensorProto.INT32: -(2**31), TensorProto.INT64: -(2**63),
+}  # fmt: skip
+_WORD = 15  # bytes: shorter texts are held in place
 _INLINE = 1024  # a tensor of fewer bytes stays in the proto when the weights move out
 
 
@@ -27,12 +38,14 @@ _INLINE = 1024  # a tensor of fewer bytes stays in the proto when the weights mo
 class Source:
     """A model given as a `ModelProto` or as the path of a file.
 
-    proto: the model; of a file, without its external data. path: the file, or None. name: for messages.
+    proto: the model; of a file, without its external data. path: the file, or None. name: for messages. memory: bytes
+    that running it may take, None for what `limits.allowance` says.
     """
 
     proto: ModelProto
     path: Path | None = None
     name: str = "model"
+    memory: int | None = None
     _temporary: list[weakref.finalize[..., Source]] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -41,7 +54,7 @@ class Source:
         if isinstance(model, Source):
             return model
         if isinstance(model, ModelProto):
-            return cls(model, None, model.graph.name or "model")
+            return cls(model, None, model.graph.name or "model")._checked()
         path = Path(model)
         try:
             proto = onnx.load_model(path, format="protobuf", load_external_data=False)
@@ -51,29 +64,84 @@ class Source:
             raise ModelError(f"{path}: not an ONNX file, or a truncated one") from error
         if not proto.HasField("graph"):
             raise ModelError(f"{path}: not an ONNX file: it holds no graph")
-        return cls(proto, path, path.name)
+        return cls(proto, path, path.name)._checked()
 
-    @property
-    def base_dir(self) -> str:
-        """The folder that external data are relative to, "" for a proto."""
-        return "" if self.path is None else str(self.path.resolve().parent)
+    def _checked(self) -> Source:
+        """Itself, once its external data is known to be what graphopt reads (docs/security.md): the runtime gets the
+        file, and releases of it differ in what they refuse."""
+        try:
+            check_tensors(self.tensors(), self.store.files)
+        except ExternalDataError as error:
+            raise ExternalDataError(f"{self.path or self.name}: {error}") from None
+        return self
+
+    @cached_property
+    def store(self) -> Store:
+        """Its external data files; a proto's are relative to the current folder."""
+        return Store() if self.path is None else Store(folder=folder_of(self.path), path=str(self.path))
 
     def copy(self) -> ModelProto:
         """A copy of the model to be changed, with its external data in it. Raises `ModelError` when they are
         missing."""
         model = ModelProto()
         model.CopyFrom(self.proto)
-        if self.base_dir:
-            try:
-                onnx.load_external_data_for_model(model, self.base_dir)
-            except Exception as error:  # onnx raises various classes here, its checker's own among them
-                raise ModelError(f"{self.name}: its external data cannot be read ({error})") from error
+        for tensor in Source(model).tensors() if self.path is not None else ():
+            self.embed(tensor)
         return model
+
+    def embed(self, tensor: TensorProto) -> None:
+        """Puts external data of this model into the tensor. Raises `ModelError` when they are missing."""
+        if tensor.data_location == TensorProto.EXTERNAL:
+            refill(tensor, bytes(self.store.external(tensor)))
 
     @cached_property
     def weight_bytes(self) -> int:
         """Bytes of all tensors: initializers, constants, external data, those of bodies and functions included."""
         return sum(tensor_bytes(tensor) for tensor in self.tensors())
+
+    @cached_property
+    def dense_bytes(self) -> int:
+        """Bytes of all sparse tensors once they are written out."""
+        return sum(8 * max(0, _product(sparse.dims)) for sparse in self._sparse_tensors())
+
+    @cached_property
+    def has_negative_sizes(self) -> bool:
+        """Whether a runtime's shape inference would end the process over it; see `graphopt.analysis.negative`."""
+        from graphopt.analysis.shapes import has_negative_sizes
+
+        try:
+            return has_negative_sizes(self.proto)
+        except Exception:  # noqa: BLE001 - a model that cannot be read is for the runtime to refuse
+            return False
+
+    @cached_property
+    def effort(self) -> Effort:
+        """What its dearest operator costs."""
+        from graphopt.verify.effort import Effort
+
+        return Effort(self.proto)
+
+    @cached_property
+    def is_risky(self) -> bool:
+        """Whether a run may end the process: texts of more than a word and some sets take memory past the runtime's
+        arena; the lowest integer divided by -1 traps."""
+        nodes = [node for scope in scopes(self.proto) for node in nodes_of(scope)]
+        ops = {node.op_type for node in nodes}
+        if ops & _ALLOCATE or any(v.type.tensor_type.elem_type == TensorProto.STRING for v in self.proto.graph.input):
+            return True
+        if any(len(text) > _WORD for tensor in self.tensors() for text in tensor.string_data):
+            return True
+        entries = [entry for node in nodes for entry in node.attribute]
+        if any(len(text) > _WORD for entry in entries for text in (entry.s, *entry.strings)):
+            return True
+        lowest = any(entry.i == -(2**63) for entry in entries) or any(map(_holds_lowest, self.tensors()))
+        return bool(ops & _DIVIDE) and lowest
+
+    def _sparse_tensors(self) -> Iterator[SparseTensorProto]:
+        for scope in scopes(self.proto):
+            yield from getattr(scope, "sparse_initializer", ())
+            for node in nodes_of(scope):
+                yield from (a.sparse_tensor for a in node.attribute if a.type == AttributeProto.SPARSE_TENSOR)
 
     @cached_property
     def node_count(self) -> int:
@@ -104,7 +172,7 @@ class Source:
             return str(self.path)
         if self.proto.ByteSize() < PROTO_LIMIT:
             return self.proto.SerializeToString()
-        folder = tempfile.mkdtemp(prefix="graphopt-verify-")
+        folder = tempfile.mkdtemp(prefix=f"graphopt-verify-{os.getpid()}-")
         self._temporary.append(weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True))
         return _write_split(self.proto, Path(folder))
 
@@ -141,6 +209,16 @@ def nested(*roots: GraphProto | FunctionProto) -> Iterator[GraphProto | Function
         yield scope
         for node in scope.node:
             waiting += bodies(node)
+
+
+def _holds_lowest(tensor: TensorProto) -> bool:
+    lowest = _LOWEST.get(tensor.data_type)
+    if lowest is None:
+        return False
+    width = max(1, -lowest.bit_length() // -8)
+    return lowest.to_bytes(width, "little", signed=True) in tensor.raw_data or lowest in (
+        tensor.int64_data if tensor.data_type == TensorProto.INT64 else tensor.int32_data
+    )
 
 
 def attribute_tensors(node: NodeProto) -> Iterator[TensorProto]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, ValueInfoProto
 
@@ -70,6 +71,9 @@ def _dims(name: str, tensor: TypeProto.Tensor | TypeProto.SparseTensor) -> tuple
     return tuple(dims)
 
 
+_LONGEST = 256  # characters of an expression: Python's parser runs out of stack on some that are long enough
+
+
 def symbols_of(specs: Iterable[InputSpec]) -> list[str]:
     """The free symbols of `specs`, in order; a dimension such as "past + 1" is none where "past" stands alone too."""
     named = [dim for spec in specs for dim in spec.dims or () if isinstance(dim, str)]
@@ -93,9 +97,11 @@ def _size(dim: str, binding: Mapping[str, int]) -> int:
 
 
 def _tree(dim: str) -> ast.expr | None:
+    if len(dim) > _LONGEST:
+        return None
     try:
         return ast.parse(dim.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
@@ -123,7 +129,7 @@ def _evaluate(dim: str, binding: Mapping[str, int]) -> int:
         if isinstance(node, ast.Name):
             values[node] = binding.get(node.id, 1)
         elif isinstance(node, ast.Constant):
-            values[node] = int(node.value) if isinstance(node.value, (int, float)) else 1
+            values[node] = int(node.value) if isinstance(node.value, (int, float)) and isfinite(node.value) else 1
         elif isinstance(node, ast.BinOp):
             values[node] = _apply(node.op, values[node.left], values[node.right])
     return values[tree]

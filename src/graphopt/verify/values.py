@@ -15,7 +15,7 @@ from graphopt.verify.hints import Hint
 from graphopt.verify.parameters import parameter_values
 from graphopt.verify.spec import InputSpec, sizes_of
 
-__all__ = ["STYLES", "make_feeds"]
+__all__ = ["STYLES", "feed_elements", "make_feeds"]
 
 # base: what the model is likely made for. wide: larger, both signs, exact zeros and ties; lengths cut, flags turned,
 # optionals empty. The others are tried in their order when the model makes nothing of base (NaN, nothing at all).
@@ -42,6 +42,15 @@ def make_feeds(
             hint = hint.bounded(0, max(0, binding.get(symbol, 1) - 1))
         feeds[spec.name] = _value(spec, hint, binding, style, rng, longest)
     return feeds
+
+
+def feed_elements(specs: list[InputSpec], binding: Mapping[str, int]) -> int:
+    """How many elements `make_feeds` would make, at the least; a text counts as sixteen."""
+    total = 0
+    for spec in specs:
+        times = (3 if "sequence" in spec.wraps else 1) * (16 if spec.elem_type == TensorProto.STRING else 1)
+        total += times * math.prod(sizes_of(spec.dims or (), binding))
+    return total
 
 
 def _longest(specs: list[InputSpec], hints: Mapping[str, Hint], binding: Mapping[str, int]) -> int:

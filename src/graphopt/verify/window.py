@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from graphopt.ir import dtypes
 from graphopt.verify.run import Session
-from graphopt.verify.source import Source, bodies
+from graphopt.verify.source import Source, bodies, nested
 
-__all__ = ["Window", "capture", "changed_window"]
+__all__ = ["Window", "capture", "changed_window", "part", "readers_of", "retyped", "type_of", "unused_removed"]
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Window:
         found.functions.extend(model.functions)
         found.graph.name = "window"
         found.graph.node.extend(nodes)
-        found.graph.input.extend(ValueInfoProto(name=name, type=_type_of(feeds[name])) for name in self.inputs)
+        found.graph.input.extend(ValueInfoProto(name=name, type=type_of(feeds[name])) for name in self.inputs)
         found.graph.output.extend(ValueInfoProto(name=name) for name in self.outputs)
-        needed = {name for node in nodes for name in _reads(node)} - set(self.inputs)
+        needed = {*self.outputs, *(name for node in nodes for name in _reads(node))} - set(self.inputs)
         for tensor in model.graph.initializer:
             if tensor.name in needed:
-                found.graph.initializer.append(_embedded(tensor, source.base_dir))
+                found.graph.initializer.append(_embedded(tensor, source))
         found.graph.sparse_initializer.extend(
             sparse for sparse in model.graph.sparse_initializer if sparse.values.name in needed
         )
@@ -54,6 +54,7 @@ def changed_window(before: ModelProto, after: ModelProto, hops: int = 0) -> Wind
     nothing differs, or what differs cannot be cut out alike (say, only initializers do).
     """
     ours, theirs = before.graph, after.graph
+    altered = _changed_functions(before, after)
     prints = [[_fingerprint(node) for node in graph.node] for graph in (ours, theirs)]
     changed_tensors = _changed_tensors(ours, theirs)
     common = set(prints[0]) & set(prints[1])
@@ -62,6 +63,7 @@ def changed_window(before: ModelProto, after: ModelProto, hops: int = 0) -> Wind
         chosen = {
             place for place, mark in enumerate(marks)
             if mark not in common or not changed_tensors.isdisjoint(_reads(graph.node[place]))
+            or (altered and not altered.isdisjoint(_calls(graph.node[place])))
         }  # fmt: skip
         picked.append(chosen)
     if not picked[0] and not picked[1]:
@@ -99,6 +101,137 @@ def _wanted(graph: GraphProto, places: set[int]) -> list[str]:
     return found
 
 
+def part(
+    before: ModelProto, after: ModelProto, outputs: Sequence[str], feeds: Mapping[str, Any]
+) -> tuple[ModelProto, ModelProto, dict[str, Any]] | None:
+    """The nodes of both models that `outputs` depend on, back to the values that `feeds` has, which become inputs.
+
+    None where an output is among the feeds itself, or a value that is needed is nowhere.
+    """
+    found: list[tuple[int, ...]] = []
+    needed: set[str] = set()
+    for model in (before, after):
+        makers = {name: place for place, node in enumerate(model.graph.node) for name in node.output if name}
+        constants = _constants(model.graph)
+        places: set[int] = set()
+        waiting = list(outputs)
+        while waiting:
+            name = waiting.pop()
+            if name in feeds:
+                needed.add(name)
+            elif name in makers:
+                if makers[name] not in places:
+                    places.add(makers[name])
+                    waiting += _reads(model.graph.node[makers[name]])
+            elif name not in constants:
+                return None
+        found.append(tuple(sorted(places)))
+    if not needed.isdisjoint(outputs):
+        return None
+    inputs = tuple(name for name in feeds if name in needed)
+    window = Window(found[0], found[1], inputs, tuple(outputs))
+    models = (window.cut(Source.of(model), feeds, first=model is before) for model in (before, after))
+    return next(models), next(models), {name: feeds[name] for name in inputs}
+
+
+def readers_of(model: ModelProto, outputs: Iterable[str], near: int) -> set[str]:
+    """`outputs`, and what the nodes up to `near` steps before them make."""
+    makers = {name: node for node in model.graph.node for name in node.output if name}
+    found = set(outputs)
+    layer = set(outputs)
+    for _ in range(near):
+        layer = {name for made in layer if made in makers for name in _reads(makers[made])} - found
+        found |= layer
+    return found
+
+
+def retyped(model: ModelProto, feeds: Mapping[str, Any]) -> ModelProto:
+    """A copy with inputs typed by `feeds` and no other types: those of intermediate values and outputs follow."""
+    found = ModelProto()
+    found.CopyFrom(model)
+    del found.graph.input[:], found.graph.value_info[:]
+    found.graph.input.extend(
+        ValueInfoProto(name=value.name, type=type_of(feeds[value.name]) if value.name in feeds else value.type)
+        for value in model.graph.input
+    )
+    outputs = [value.name for value in model.graph.output]
+    del found.graph.output[:]
+    found.graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+    return found
+
+
+def unused_removed(
+    before: ModelProto, after: ModelProto, feeds: Mapping[str, Any]
+) -> tuple[ModelProto, ModelProto, dict[str, Any]]:
+    """Copies without the inputs that neither reads, without weights, functions, imports that each does not use, and
+    without documentation."""
+    read = {name for model in (before, after) for name in _read_in(model.graph)}
+    kept = {name: value for name, value in feeds.items() if name in read}
+    return _bare(before, kept), _bare(after, kept), kept
+
+
+def _bare(model: ModelProto, feeds: Mapping[str, Any]) -> ModelProto:
+    found = ModelProto(ir_version=model.ir_version, producer_name="graphopt")
+    graph, read = model.graph, _read_in(model.graph)
+    found.graph.name = graph.name or "g"
+    for node in graph.node:
+        copy = found.graph.node.add()
+        copy.CopyFrom(node)
+        copy.ClearField("doc_string")
+        del copy.metadata_props[:]
+    found.graph.input.extend(value for value in graph.input if value.name in feeds)
+    found.graph.output.extend(graph.output)
+    found.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
+    found.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
+    called = {key for node in graph.node for key in _calls(node)}
+    size = -1
+    while size != (size := len(called)):
+        for function in model.functions:
+            if _function_key(function) in called:
+                called.update(key for node in function.node for key in _calls(node))
+    found.functions.extend(function for function in model.functions if _function_key(function) in called)
+    domains = {domain for domain, _, _ in called} | {""}
+    if "" in domains:
+        domains.add("ai.onnx")
+    found.opset_import.extend(entry for entry in model.opset_import if entry.domain in domains)
+    return found
+
+
+def _read_in(graph: GraphProto) -> set[str]:
+    return {value.name for value in graph.output} | {name for node in graph.node for name in _reads(node)}
+
+
+Key = tuple[str, str, str]
+
+
+def _function_key(function: FunctionProto) -> Key:
+    return function.domain, function.name, function.overload
+
+
+def _calls(node: NodeProto) -> Iterator[Key]:
+    """What the node and the nodes in its bodies call: domain, name and overload of operators or functions."""
+    yield node.domain, node.op_type, node.overload
+    for scope in nested(*bodies(node)):
+        for inner in scope.node:
+            yield inner.domain, inner.op_type, inner.overload
+
+
+def _changed_functions(before: ModelProto, after: ModelProto) -> set[Key]:
+    """Functions that are not the same in both models, and those that call them."""
+    texts = [
+        {_function_key(f): f.SerializeToString(deterministic=True) for f in model.functions}
+        for model in (before, after)
+    ]
+    found = {key for key in {*texts[0], *texts[1]} if texts[0].get(key) != texts[1].get(key)}
+    size = -1
+    while found and size != (size := len(found)):
+        for model in (before, after):
+            found.update(
+                _function_key(f) for f in model.functions if any(not found.isdisjoint(_calls(n)) for n in f.node)
+            )
+    return found
+
+
 def capture(source: Source, names: Iterable[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
     """The values of `names` (inputs and intermediate ones) in a run of `source`. Raises `LoadError` or `RunError`."""
     found = {name: feeds[name] for name in names if name in feeds}
@@ -120,13 +253,25 @@ def _known_value(graph: GraphProto, name: str) -> ValueInfoProto:
     return ValueInfoProto(name=name)
 
 
-def _type_of(value: Any) -> TypeProto:
+def type_of(value: Any) -> TypeProto:
+    """The ONNX type of a value that a session takes: a tensor of its very shape, a sequence of such, a map."""
+    if isinstance(value, dict):
+        return _map_type(value)
     if isinstance(value, list):
-        return helper.make_sequence_type_proto(_type_of(value[0] if value else np.zeros(0, np.float32)))
+        return helper.make_sequence_type_proto(type_of(value[0] if value else np.zeros(0, np.float32)))
     array = np.asarray(value)
     text = array.dtype.kind in "OUS"
     elem_type = TensorProto.STRING if text else dtypes.from_numpy(array.dtype)
     return helper.make_tensor_type_proto(elem_type, list(array.shape))
+
+
+def _map_type(value: Mapping[Any, Any]) -> TypeProto:
+    text = any(isinstance(key, str) for key in value)
+    items = np.asarray(list(value.values()))
+    found = TypeProto()
+    found.map_type.key_type = TensorProto.STRING if text else TensorProto.INT64
+    found.map_type.value_type.CopyFrom(type_of(items[0] if items.size else np.float32(0)))
+    return found
 
 
 def _fingerprint(node: NodeProto) -> bytes:
@@ -172,13 +317,8 @@ def _touches(node: NodeProto, graph: GraphProto | None = None) -> set[str]:
     return found - _constants(graph) if graph is not None else found
 
 
-def _embedded(tensor: TensorProto, folder: str) -> TensorProto:
-    from onnx.external_data_helper import load_external_data_for_tensor
-
+def _embedded(tensor: TensorProto, source: Source) -> TensorProto:
     found = TensorProto()
     found.CopyFrom(tensor)
-    if found.data_location == TensorProto.EXTERNAL:
-        load_external_data_for_tensor(found, folder)
-        found.data_location = TensorProto.DEFAULT
-        del found.external_data[:]
+    source.embed(found)
     return found
