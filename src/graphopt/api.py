@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from onnx import ModelProto
 
 from graphopt import ir
+from graphopt.analysis.record import Recorder
 from graphopt.errors import GraphoptError, OutputError
-from graphopt.finish import check, examine
+from graphopt.finish import Task, check, confirm, examine, settle
 from graphopt.ir import Model, Tensor
 from graphopt.ir.collector import paused
 from graphopt.pipeline import Pipeline
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Path = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
 TARGETS = ("onnx", "onnxruntime", "tensorrt")
-VERIFY = ("off", "check", "numeric")
+VERIFY = ("off", "check", "numeric", "rewrites")
 
 
 @overload
@@ -70,10 +71,10 @@ def optimize(
     model: a ModelProto (not changed), a path, or an IR Model. passes: names, passes, rules, pipelines, presets, or a
     list of them ("default", "fuse", "cleanup"; `graphopt passes` lists all). target: "onnx" (any runtime),
     "onnxruntime" (may use com.microsoft operators) or "tensorrt". verify: "numeric" compares with the original in ONNX
-    Runtime, "check" looks at validity and interface only, "off" at nothing. inputs: a feed dict or a list of them to
-    verify with, instead of made ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or
-    a `graphopt.verify.Budget`; what does not fit is in `report.verification.unchecked`. progress: called with (stage,
-    done, total).
+    Runtime, "rewrites" also checks each rewrite and undoes what is wrong (`report.reverted`), "check" looks at
+    validity and interface only, "off" at nothing. inputs: a feed dict or a list of them to verify with, instead of made
+    ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or a `graphopt.verify.Budget`;
+    what does not fit is in `report.verification.unchecked`. progress: called with (stage, done, total).
 
     Returns the optimized ModelProto; with `with_report`, a pair of it and the `Report`. Raises a GraphoptError:
     ModelError (not valid ONNX), UnknownPassError, PipelineSyntaxError, RewriteCycle, OutputError (2 GiB or more: use
@@ -87,12 +88,18 @@ def optimize(
     """
     began = time.perf_counter()
     pipeline = _prepare(passes, target, verify)
-    source = _source(model)
-    result, ctx = _run(source, pipeline, target, progress)
-    if verify != "off":
-        check(source(), result)
-    proto = ir.to_proto(result, whole=not isinstance(model, ModelProto))
-    report = ctx.close()
+    source, plain = _source(model), isinstance(model, ModelProto)
+    if verify == "rewrites":
+        original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
+        task = _task(source, pipeline, target, progress, lambda found: ir.to_proto(found, whole=not plain))
+        result, made, report = settle(task, original, inputs, verify_budget, "", progress)
+    else:
+        made = None
+        result, ctx = _run(source, pipeline, target, progress)
+        report = ctx.close()
+        if verify != "off":
+            confirm(source, result, report, _prefix(source, pipeline, target))
+    proto = made if made is not None else ir.to_proto(result, whole=not plain)
     if verify == "numeric":
         original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
         examine(original, proto, report, _replayer(source, pipeline, target), inputs, verify_budget, "", progress)
@@ -128,17 +135,22 @@ def optimize_file(
     began = time.perf_counter()
     pipeline = _prepare(passes, target, verify)
     _refuse_overwriting(src, dst)
-    with paused():
-        result, ctx = _run(lambda: ir.load(src), pipeline, target, progress)
-        if verify == "off":
-            ir.save(result, dst)
-    ctx.report.model = os.path.basename(os.fspath(src))
-    report = ctx.close()
-    if verify != "off":
-        check(ir.load(src), result)
+    source, repro = (lambda: ir.load(src)), f"{os.fspath(dst)}.repro"
+    if verify == "rewrites":
+        task = _task(source, pipeline, target, progress, None)
+        result, _, report = settle(task, src, inputs, verify_budget, repro, progress)
+    else:
+        with paused():
+            result, ctx = _run(source, pipeline, target, progress)
+            if verify == "off":
+                ir.save(result, dst)
+        report = ctx.close()
+        if verify != "off":
+            confirm(source, result, report, _prefix(source, pipeline, target))
     if verify == "numeric":
-        replay = _replayer(lambda: ir.load(src), pipeline, target)
-        examine(src, result, report, replay, inputs, verify_budget, f"{os.fspath(dst)}.repro", progress)
+        replay = _replayer(source, pipeline, target)
+        examine(src, result, report, replay, inputs, verify_budget, repro, progress)
+    report.model = os.path.basename(os.fspath(src))
     if verify != "off":
         ir.save(result, dst)
     report.seconds = time.perf_counter() - began
@@ -182,11 +194,16 @@ def _source(model: ModelProto | Path | Model) -> Callable[[], Model]:
 
 @paused()
 def _run(
-    source: Callable[[], Model], pipeline: Pipeline, target: str, progress: Progress | None
+    source: Callable[[], Model],
+    pipeline: Pipeline,
+    target: str,
+    progress: Progress | None,
+    vetoes: frozenset[tuple[str, str]] = frozenset(),
+    record: bool = False,
 ) -> tuple[Model, Context]:
     model = source()
     report = Report(model=model.graph.name, target=target, pipeline=str(pipeline))
-    ctx = Context(target, report, progress=progress)
+    ctx = Context(target, report, progress=progress, vetoes=vetoes, recorder=Recorder(model) if record else None)
     report.nodes_before, report.bytes_before = _size(model)
     result = pipeline.run(model, ctx, source)
     for graph in result.scopes():
@@ -207,13 +224,43 @@ def _size(model: Model) -> tuple[int, int]:
     return nodes, weights
 
 
-def _replayer(source: Callable[[], Model], pipeline: Pipeline, target: str) -> Callable[[int], ModelProto]:
+def _prefix(source: Callable[[], Model], pipeline: Pipeline, target: str) -> Callable[[int], Model]:
     """The model after the first so many rewrites: the run is deterministic, so a limit gives a prefix of it."""
 
+    def prefix(limit: int) -> Model:
+        model = pipeline.run(source(), Context(target, limit=limit))
+        for graph in model.scopes():
+            graph.ensure_sorted()
+        return model
+
+    return prefix
+
+
+def _replayer(source: Callable[[], Model], pipeline: Pipeline, target: str) -> Callable[[int], ModelProto]:
+    """The same as a proto."""
+
     def replay(limit: int) -> ModelProto:
-        return ir.to_proto(pipeline.run(source(), Context(target, limit=limit)))
+        return ir.to_proto(pipeline.run(source(), Context(target, limit=limit)), whole=True)
 
     return replay
+
+
+def _task(
+    source: Callable[[], Model],
+    pipeline: Pipeline,
+    target: str,
+    progress: Progress | None,
+    proto: Callable[[Model], ModelProto] | None,
+) -> Task:
+    """The run, to be repeated without what turns out to be wrong."""
+
+    def prefix(vetoes: frozenset[tuple[str, str]], limit: int) -> ModelProto:
+        return ir.to_proto(pipeline.run(source(), Context(target, limit=limit, vetoes=vetoes)), whole=True)
+
+    def run(vetoes: frozenset[tuple[str, str]]) -> tuple[Model, Context]:
+        return _run(source, pipeline, target, progress, vetoes, record=True)
+
+    return Task(run, prefix, lambda model: check(source(), model), proto)
 
 
 def _refuse_overwriting(src: Path, dst: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from onnx import ModelProto
 
+from graphopt.analysis.record import Recorder
 from graphopt.errors import GraphoptError, PipelineSyntaxError
 from graphopt.ir import Model
 from graphopt.passes import registry
@@ -91,6 +92,8 @@ class Pipeline:
         source = source or _copier(model)
         skipped: set[int] = set()
         for number, step in enumerate(_flat(self.steps, model, ctx)):
+            if (str(step), "") in ctx.vetoes:
+                continue
             count, clock = ctx.count, time.perf_counter()
             ctx.pass_name = str(step)
             before = sum(len(graph) for graph in model.scopes())
@@ -112,11 +115,13 @@ class Pipeline:
         model = source()
         for graph in list(model.scopes()):
             graph.ensure_sorted()
-        again = Context(ctx.target, limit=count)
+        again = Context(ctx.target, limit=count, vetoes=ctx.vetoes)
+        if ctx.recorder is not None:
+            ctx.recorder = again.recorder = Recorder(model)
         for number, step in enumerate(_flat(self.steps, model, again)):
             if number > max(skipped):
                 break
-            if number not in skipped and again.allow():
+            if number not in skipped and again.allow() and (str(step), "") not in ctx.vetoes:
                 step.run(model, again)
         del ctx.report.rewrites[count:]
         ctx.count = count

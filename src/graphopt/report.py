@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from graphopt.verify import VerificationReport
 
-__all__ = ["PassReport", "Report", "Rewrite", "human_bytes", "json_text"]
+__all__ = ["PassReport", "Report", "Reverted", "Rewrite", "Validation", "human_bytes", "json_text"]
 
 _RULES = 12  # rules named in the table
 FORMAT = 1  # of the JSON; raised when a key changes its meaning
@@ -60,13 +60,63 @@ class Rewrite:
     graph: str = ""
 
 
+@dataclass(frozen=True)
+class Reverted:
+    """A rewrite that was found wrong and undone, while all others stayed.
+
+    rule, pass_name: which. site: the value that it replaced; "" where the whole rule or pass was left out. nodes: names
+    of the nodes that stay as they were. why: what was wrong. repro: folder that shows it, or "".
+    """
+
+    rule: str
+    site: str
+    pass_name: str = ""
+    nodes: tuple[str, ...] = ()
+    why: str = ""
+    repro: str = ""
+
+
+@dataclass
+class Validation:
+    """What `verify="rewrites"` checked, of the rewrites that were kept.
+
+    sites: how many there were. exact: those whose claim holds by form alone (constants equal in every bit, the same
+    operator on the same operands, nothing left that reads what was removed). replayed: those whose new nodes gave, on
+    the original's own values, what the old ones gave. sampled: those whose kind was also replayed on made values, with
+    infinities, NaN, zeros, negatives and sizes of 0 and 1; samples: runs of that. unchecked: why -> "rule at site" of
+    those that could not be checked by themselves (the comparison of the whole models stands for them). rounds: times
+    that the passes were run. seconds: of all this, the passes and the comparison of the whole models not counted.
+    """
+
+    sites: int = 0
+    exact: int = 0
+    replayed: int = 0
+    sampled: int = 0
+    samples: int = 0
+    unchecked: dict[str, list[str]] = field(default_factory=dict)
+    not_sampled: dict[str, list[str]] = field(default_factory=dict)
+    rounds: int = 1
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        """One line.
+
+        >>> Validation(sites=9, exact=6, replayed=2, sampled=2, unchecked={"a node with bodies": ["r at y"]}).summary()
+        'rewrites: 6 of 9 exact, 2 replayed, 2 sampled; 1 by the whole model only (a node with bodies)'
+        """
+        text = f"rewrites: {self.exact} of {self.sites} exact, {self.replayed} replayed, {self.sampled} sampled"
+        left = sum(map(len, self.unchecked.values()))
+        return text + (f"; {left} by the whole model only ({', '.join(sorted(self.unchecked))})" if left else "")
+
+
 @dataclass
 class Report:
     """The record of one run.
 
     model: its name (file name or graph name). target: "onnx", "onnxruntime" or "tensorrt". pipeline: parses back into
     the pipeline that ran. refusals: rule -> reason -> names of the nodes it refused to touch. nodes_*: nodes in all
-    scopes. bytes_*: initializer bytes. seconds: wall clock of the whole, verification included.
+    scopes. bytes_*: initializer bytes. validation, reverted: with `verify="rewrites"`, what was checked rewrite by
+    rewrite, and what was found wrong and undone. seconds: wall clock of the whole, verification included.
     """
 
     model: str = ""
@@ -80,6 +130,8 @@ class Report:
     bytes_before: int = 0
     bytes_after: int = 0
     verification: VerificationReport | None = None
+    validation: Validation | None = None
+    reverted: list[Reverted] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -93,6 +145,18 @@ class Report:
         """Add a warning, once."""
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def undone(self) -> list[str]:
+        """One line for each rule in `reverted`.
+
+        >>> report = Report(reverted=[Reverted("drop-relu", "y", nodes=("relu_1",), why="the shape differs")])
+        >>> report.undone()
+        ["drop-relu is wrong on relu_1 (value 'y'): the shape differs; undone there, the rest is kept"]
+        """
+        rules: dict[str, list[Reverted]] = {}
+        for item in self.reverted:
+            rules.setdefault(item.rule, []).append(item)
+        return [_undone(rule, items) for rule, items in rules.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dict: lists, dicts, str, int, float, None."""
@@ -113,6 +177,8 @@ class Report:
                 for rule, reasons in sorted(self.refusals.items())
             },
             "verification": None if self.verification is None else self.verification.to_dict(),
+            "validation": None if self.validation is None else asdict(self.validation),
+            "reverted": [{**asdict(r), "nodes": list(r.nodes)} for r in self.reverted],
             "warnings": list(self.warnings),
         }
         return data
@@ -143,6 +209,8 @@ class Report:
             bytes_before=data["bytes_before"],
             bytes_after=data["bytes_after"],
             verification=verification,
+            validation=None if data.get("validation") is None else Validation(**data["validation"]),
+            reverted=[Reverted(**{**r, "nodes": tuple(r["nodes"])}) for r in data.get("reverted", ())],
             warnings=list(data["warnings"]),
             seconds=data["seconds"],
         )
@@ -175,6 +243,10 @@ class Report:
             counts = [f"{name} {n}" for name, n in sorted(rules.items(), key=lambda item: (-item[1], item[0]))]
             rest = f", and {len(counts) - _RULES} more" if len(counts) > _RULES else ""
             lines.append(Text(f"by rule: {', '.join(counts[:_RULES])}{rest}", style="dim"))
+        if self.validation is not None:
+            lines.append(Text(self.validation.summary(), style="dim"))
+        undone = Counter(item.rule for item in self.reverted)
+        lines += [Text(f"reverted: {n} of {rule}, found wrong", style="bold red") for rule, n in undone.items()]
         return Group(*lines, Text(self.summary()))
 
     def summary(self) -> str:
@@ -208,6 +280,16 @@ def human_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def _undone(rule: str, items: list[Reverted]) -> str:
+    first = items[0]
+    value = f" (value {first.site!r})" if first.site else ""
+    more = f" and at {len(items) - 1} other sites" if len(items) > 1 else ""
+    repros = [item.repro for item in items if item.repro]
+    shown = f"; repro: {', '.join(repros)}" if repros else ""
+    where = ", ".join(first.nodes[:4]) or "the model"
+    return f"{rule} is wrong on {where}{value}{more}: {first.why}; undone there, the rest is kept{shown}"
 
 
 def _change(count: int) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from graphopt.report import Report, Rewrite
 
 if TYPE_CHECKING:
-    from graphopt.ir import Graph, Node
+    from graphopt.analysis.record import Recorder
+    from graphopt.ir import Graph, Node, Tensor, Value
 
 Progress = Callable[[str, int, int], None]
 
@@ -20,7 +21,9 @@ class Context:
     """One run of a pipeline.
 
     target: "onnx", "onnxruntime" or "tensorrt". limit: apply only so many rewrites (bisection replays a run up to a
-    point), or None. Every pass calls `allow` before each change it makes and `record` after it.
+    point), or None. vetoes: (rule, site) that are not to be rewritten, (rule, "") for a rule or pass as a whole.
+    recorder: takes down what each rewrite claims, where each is to be checked by itself. Every pass calls `allow`
+    before each change it makes and `record` after it; `claim`, before, if it can say what stays equal.
     """
 
     target: str = "onnx"
@@ -29,16 +32,34 @@ class Context:
     progress: Progress | None = None
     pass_name: str = ""
     count: int = 0
+    vetoes: frozenset[tuple[str, str]] = frozenset()
+    recorder: Recorder | None = None
     _refused: dict[tuple[str, str], str] = field(default_factory=dict)
     _shown: float = field(default_factory=time.monotonic)
 
-    def allow(self) -> bool:
-        """Whether one more rewrite may be made."""
-        return self.limit is None or self.count < self.limit
+    def allow(self, rule: str = "", site: str = "") -> bool:
+        """Whether one more rewrite may be made; of this rule, at this site (the first value that it replaces)."""
+        if self.limit is not None and self.count >= self.limit:
+            return False
+        return not self.vetoes or ((rule, site) not in self.vetoes and (rule, "") not in self.vetoes)
+
+    def claim(self, *pairs: tuple[Value, Value | Tensor], nodes: Iterable[Node] = ()) -> None:
+        """Says, before a change, what stays equal: in each pair the first value (that of the original, or what stands
+        for it) and the second, which its readers get instead. `verify="rewrites"` checks it, on its own.
+
+        A tensor stands for a constant; a value paired with itself is made by a node that is about to read something
+        else. nodes: those replaced, if they are to be replayed with other values than the model's own. Nothing given:
+        the change only takes away what nothing reads.
+        """
+        if self.recorder is not None:
+            self.recorder.claim(pairs, nodes)
 
     def record(self, rule: str, matched: Iterable[str], new: Iterable[str], graph: Graph) -> None:
         """Puts a rewrite on record: names of the nodes replaced and of the new ones."""
-        self.report.rewrites.append(Rewrite(self.count, rule, self.pass_name, tuple(matched), tuple(new), graph.name))
+        labels = tuple(matched)
+        self.report.rewrites.append(Rewrite(self.count, rule, self.pass_name, labels, tuple(new), graph.name))
+        if self.recorder is not None:
+            self.recorder.close(rule, self.pass_name, labels, graph, self.count)
         self.count += 1
 
     def refuse(self, rule: str, reason: str, node: Node) -> None:
@@ -57,7 +78,11 @@ class Context:
         return self.report
 
     def step(self, stage: str, done: int, total: int) -> None:
-        """Tells whoever watches how far a stage is, a few times a second at the most."""
+        """Tells whoever watches how far a stage is, a few times a second at the most; that one begins (`total` is 0),
+        always, if there is a `begin` to call."""
+        begin = getattr(self.progress, "begin", None)
+        if begin is not None and not total:
+            begin(stage)
         if self.progress is not None and time.monotonic() - self._shown > 0.2:
             self._shown = time.monotonic()
             self.progress(stage, done, total)

@@ -82,6 +82,9 @@ class _Driver:
                     new.undo()
                     continue
                 values = as_outputs(outcome, node, item.name)
+                if self.ctx.vetoes and not self.ctx.allow(item.name, site_of(node)):
+                    new.undo()
+                    continue
                 self.watch.note(item.name, found)
             except BaseException:
                 new.undo()
@@ -94,6 +97,9 @@ class _Driver:
         node, interior = found.root, found.interior
         labels = [n.label for n in interior]
         self.ctx.fired(item.name, node)
+        if self.ctx.recorder is not None:
+            pairs = ((o, v) for o, v in zip(node.outputs, values, strict=False) if o.users or o.outs)
+            self.ctx.claim(*pairs, nodes=found.nodes)
         for old, value in zip(node.outputs, values, strict=False):
             if old.users or old.outs:
                 old.replace_with(value)
@@ -122,3 +128,8 @@ class _Driver:
         if node not in self.queued and node.alive and (node.domain, node.op) in self.table(node.graph):
             self.queued.add(node)
             self.queue.append(node)
+
+
+def site_of(node: Node) -> str:
+    """The name that a rewrite of this node goes by: the first value in use that it replaces."""
+    return next((value.name for value in node.outputs if value.users or value.outs), "")
