@@ -12,7 +12,7 @@ import graphopt as package
 from graphopt.cli import _ui
 from graphopt.errors import VerificationError
 
-COMMANDS = ("fuse", "optimize", "verify", "inspect", "explain", "passes")
+COMMANDS = ("fuse", "optimize", "verify", "bisect", "inspect", "explain", "passes")
 
 
 def test_no_arguments_print_the_help(graphopt, monkeypatch):

@@ -15,11 +15,16 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` defaults to ``sys.argv[1:]``. Returns the exit code and never raises on bad input.
 
+    Without `argv` the work is done in a child process, so that a crash in a library, too, ends in a line and code 2.
     With ``--debug`` anywhere in `argv` the traceback of an error comes before its line.
     """
     from graphopt.cli._ui import guarded
 
-    return guarded(_dispatch, list(sys.argv[1:] if argv is None else argv))
+    if argv is not None:
+        return guarded(_dispatch, list(argv))
+    from graphopt.cli._guard import supervised
+
+    return supervised(lambda: guarded(_dispatch, sys.argv[1:]))
 
 
 def _dispatch(args: list[str]) -> int:

@@ -27,6 +27,7 @@ class Verify(str, Enum):
     off = "off"
     check = "check"
     numeric = "numeric"
+    rewrites = "rewrites"
 
 
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.", show_default=False)]
@@ -52,7 +53,12 @@ TargetOpt = Annotated[
     typer.Option("--target", "-t", help="Who will run the output; onnx: standard operators only, runs anywhere."),
 ]
 VerifyOpt = Annotated[
-    Verify, typer.Option("--verify", help="numeric: run both and compare; check: structure only; off: nothing.")
+    Verify,
+    typer.Option(
+        "--verify",
+        help="numeric: run both and compare; rewrites: also each rewrite by itself, and undo what is wrong; "
+        "check: structure only; off: nothing.",
+    ),
 ]
 BudgetOpt = Annotated[
     float | None,
@@ -112,7 +118,10 @@ def load_inputs(files: Sequence[Path] | None) -> list[dict[str, Any]] | None:
     for file in files:
         try:
             with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as data:
-                feeds.append({name: data[name] for name in data.files})
+                arrays = {name: data[name] for name in data.files}
+                if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                    raise ValueError("a member is no array")  # numpy hands out the bytes of what it does not know
+                feeds.append(arrays)
         except FileNotFoundError:
             raise GraphoptError(f"inputs file {str(file)!r} does not exist; check the path") from None
         except (OSError, ValueError, AttributeError, TypeError, EOFError, BadZipFile) as error:

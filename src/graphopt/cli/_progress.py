@@ -7,6 +7,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from graphopt.cli._guard import note
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -45,7 +47,12 @@ class ProgressLine:
         if bar is not None:
             bar.stop()
 
+    def begin(self, stage: str) -> None:
+        """Tells the supervisor alone: stages are too many to show all."""
+        note(stage)
+
     def __call__(self, stage: str, done: int, total: int) -> None:
+        note(stage)
         with self._lock:
             self._now = (stage, done, total)
             if self._started and not self._closed:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphopt.cli._guard import about
 from graphopt.cli._options import check_writable, load_inputs, load_passes, write_text
 from graphopt.cli._progress import ProgressLine
 from graphopt.cli._ui import show, show_json, warn
 from graphopt.cli._verification import verdict
-from graphopt.errors import GraphoptError, VerificationError
+from graphopt.errors import GraphoptError, OutputError, VerificationError
 from graphopt.report import Report
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def run(job: Job) -> int:
     output = job.output or source.with_name(source.name.removesuffix(".onnx") + ".opt.onnx")
     check_writable(output, never=source)
     _check_report(job, source, output)
+    about(source, [output, job.report])
     pipeline, inputs = job.pipeline(), load_inputs(job.inputs)
 
     def work(progress: ProgressLine) -> Report:
@@ -148,5 +151,21 @@ def _check_report(job: Job, source: Path | None, output: Path | None) -> None:
     if job.report is None:
         return
     check_writable(job.report, never=source, what="report")
-    if output is not None and job.report.absolute() == output.absolute():
-        raise GraphoptError(f"--report and --output are both {str(output)!r}; give them different names")
+    report = os.path.realpath(job.report)
+    if output is not None:
+        if report == os.path.realpath(output):
+            raise GraphoptError(f"--report and --output are both {str(output)!r}; give them different names")
+        if report == os.path.realpath(f"{output}.data"):
+            raise GraphoptError(f"--report {str(job.report)!r} is where weights of the output go; give another name")
+    if source is not None and job.report.exists() and _holds_weights(source, job.report):
+        raise OutputError(f"report {str(job.report)!r} holds weights of the model; name another file")
+
+
+def _holds_weights(source: Path, file: Path) -> bool:
+    from graphopt.ir import load
+    from graphopt.ir.files import uses
+
+    try:
+        return uses(load(source), file)
+    except GraphoptError:
+        return False  # it is said when the model is read for its own sake

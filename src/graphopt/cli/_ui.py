@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+LONGEST = 1600  # characters of an error or warning
 PIPED_WIDTH = 200  # columns when stdout is no terminal and COLUMNS is not set: long names stay on their line
 
 
@@ -64,13 +65,21 @@ def interrupted() -> int:
 
 def fail(message: str, code: int) -> int:
     """Print ``error: message`` as one line on stderr and return `code`."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(f"error: {_line(message)}", file=sys.stderr)
     return code
 
 
 def warn(message: str) -> None:
     """Print ``warning: message`` as one line on stderr."""
-    print("warning: " + " ".join(message.split()), file=sys.stderr)
+    print(f"warning: {_line(message)}", file=sys.stderr)
+
+
+def _line(message: str) -> str:
+    """One line that a terminal does not obey, and not a megabyte of it: names come out of models."""
+    from graphopt.cli._text import printable
+
+    line = printable(" ".join(message.split()))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def write(text: str) -> None:
@@ -88,10 +97,12 @@ def _discard_stdout() -> None:
 
 def show(*parts: RenderableType) -> None:
     """Print rich renderables to stdout, one below the other; plain strings are never read as markup."""
+    from graphopt.cli._text import Printable
+
     console = stdout_console()
     with console.capture() as capture:
         for part in parts:
-            console.print(part)
+            console.print(Printable(part))
     # Rich pads every cell of a table's last column: nothing that a file or a terminal needs.
     write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 

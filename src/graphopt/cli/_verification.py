@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from graphopt.cli._text import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -23,9 +25,11 @@ def verdict(report: VerificationReport | None, level: str = "numeric") -> Render
     text = Text()
     text.append(_headline(report), style=style)
     for reason in report.unchecked:
-        text.append(f"\n  not checked: {reason}", style="yellow")
+        text.append(f"\n  not checked: {printable(reason)}", style="yellow")
+    for fault in report.runtime if report.ok else ():
+        text.append(f"\n  runtime: {printable(fault.summary())}", style="yellow")
     for note in report.notes:
-        text.append(f"\n  note: {note}", style="dim")
+        text.append(f"\n  note: {printable(note)}", style="dim")
     return text
 
 
@@ -34,7 +38,7 @@ def details(report: VerificationReport) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Any] = [Text(f"interface: {line}", style="red") for line in report.interface]
+    parts: list[Any] = [Text(f"interface: {printable(line)}", style="red") for line in report.interface]
     parts += [_runs(report)] if report.runs else []
     return Group(*parts, verdict(report))
 
@@ -63,7 +67,7 @@ def _runs(report: VerificationReport) -> RenderableType:
             verdict_word = "ok" if check.ok else f"WRONG: {check.why}"
             shape = "x".join(str(dim) for dim in check.shape) or "scalar"
             figures = (_figure(check.max_abs), _figure(check.max_rel), _figure(check.cosine), _figure(check.sqnr_db))
-            table.add_row(label, check.name, str(check.dtype), shape, *figures, verdict_word)
+            table.add_row(printable(label), printable(check.name), str(check.dtype), shape, *figures, verdict_word)
             label = ""
         if len(checks) > SHOWN:
             table.add_row("", f"... and {len(checks) - SHOWN} more")

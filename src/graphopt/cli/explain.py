@@ -8,6 +8,7 @@ import typer
 
 from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg, MoreOpt, load_passes
 from graphopt.cli._progress import ProgressLine
+from graphopt.cli._text import printable
 from graphopt.cli._ui import show, show_json
 from graphopt.errors import GraphoptError
 
@@ -139,10 +140,12 @@ def _table(sites: list[Site]) -> RenderableType:
     for site in sites:
         if site["fired"]:
             what = Text("fired", style="green")
-            what.append(f" -> {', '.join(site['new'])}" if site["new"] else ", nothing left", style="default")
+            what.append(
+                f" -> {', '.join(map(printable, site['new']))}" if site["new"] else ", nothing left", style="default"
+            )
         else:
-            what = Text(f"refused: {site['reason']}", style="yellow")
-        table.add_row(Text(site["rule"]), Text(", ".join(site["nodes"])), what)
+            what = Text(f"refused: {printable(site['reason'])}", style="yellow")
+        table.add_row(Text(site["rule"]), Text(", ".join(map(printable, site["nodes"]))), what)
     return table
 
 

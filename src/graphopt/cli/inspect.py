@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg
+from graphopt.cli._text import printable
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ DimOpt = Annotated[
 
 
 def inspect(model: ModelArg, dim: DimOpt = None, json: JsonOpt = False, debug: DebugOpt = False) -> int:
-    """Show operators, FLOPs, interface, and what blocks optimization.
+    """Show operators, FLOPs, interface, and what is in the way.
 
     A multiply and an add count one FLOP each. Dynamic dimensions count as 1 unless --dim says otherwise.
 
@@ -64,8 +65,8 @@ def _page(facts: dict[str, Any]) -> list[RenderableType]:
     idle = len(facts["opsets"]) - len(opsets)
     origin = [f"IR {facts['ir_version']}", *opsets, *([f"{idle} unused imports"] if idle else []), facts["producer"]]
     title = Text(facts["model"], style="bold")
-    title.append(f"  {' · '.join(part for part in origin if part)}", style="not bold")
-    bound = ", ".join(f"{name}={size}" for name, size in facts["dims"].items())
+    title.append(f"  {' · '.join(printable(part) for part in origin if part)}", style="not bold")
+    bound = ", ".join(f"{printable(name)}={size}" for name, size in facts["dims"].items())
     least = "at least " if facts["uncounted"] else ""
     flops = f"{least}{human(facts['flops'] or 0)} FLOPs" + (f" at {bound}" if bound else "")
     if not facts["flops"] and facts["uncounted"]:
@@ -93,9 +94,9 @@ def _interface(facts: dict[str, Any]) -> RenderableType:
         label = kind
         values = [value for value in facts[kind] if not value.get("has_default")]
         for value in values[:SHOWN]:
-            shape = Text(value["shape"])
-            shape.highlight_words(facts["dims"], style="cyan")
-            table.add_row(Text(label, style="bold"), Text(value["name"]), Text(value["type"]), shape)
+            shape = Text(printable(value["shape"]))
+            shape.highlight_words(map(printable, facts["dims"]), style="cyan")
+            table.add_row(Text(label, style="bold"), Text(printable(value["name"])), Text(value["type"]), shape)
             label = ""
         if len(values) > SHOWN:
             table.add_row("", f"and {len(values) - SHOWN} more")
@@ -118,7 +119,7 @@ def _operators(rows: list[dict[str, Any]], total: int | None) -> RenderableType:
         share = f"{100 * row['flops'] / total:.1f} %" if total and row["flops"] else ""
         flops = human(row["flops"]) if row["flops"] else ""
         weights = (human(row["parameters"]), human_bytes(row["parameter_bytes"])) if row["parameters"] else ("", "")
-        table.add_row(name, str(row["nodes"]), flops, share, *weights)
+        table.add_row(printable(name), str(row["nodes"]), flops, share, *weights)
     return table
 
 
@@ -126,17 +127,17 @@ def _blocker(item: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    line = Text(item["what"], style="yellow")
+    line = Text(printable(item["what"]), style="yellow")
     line.append(f" {item['so']}", style="not bold default")
     if item["examples"]:
-        line.append(f"\n{', '.join(item['examples'])}", style="dim")
+        line.append(f"\n{', '.join(map(printable, item['examples']))}", style="dim")
     table = Table.grid()
     table.add_row(Text("  - "), line)
     return table
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{op} x{count}" if count > 1 else op for op, count in counts.items())
+    return ", ".join(f"{printable(op)} x{count}" if count > 1 else printable(op) for op, count in counts.items())
 
 
 def human(count: int) -> str:

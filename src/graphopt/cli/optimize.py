@@ -43,6 +43,7 @@ def optimize(
       graphopt optimize model.onnx                (writes model.opt.onnx)
       graphopt optimize model.onnx -p fold-constants,fuse-conv-bn
       graphopt optimize model.onnx --load my_pass.py
+      graphopt optimize model.onnx -l my_pass.py --verify rewrites
       graphopt optimize big.onnx --verify check   (compares no numbers)
     """
     from graphopt.cli._run import Job, run
