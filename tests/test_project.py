@@ -26,7 +26,7 @@ SOURCES = sorted(SOURCE.rglob("*.py"))
 OURS = [path for folder in ("src", "passes", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 # A room imports from the rooms before it. `report` holds the plain records that the engine fills.
-SPINE = ("errors", "report", "ir", "analysis", "rewrite", "passes", "pipeline", "finish", "api", "cli")
+SPINE = ("errors", "report", "ir", "analysis", "rewrite", "passes", "pipeline", "finish", "api", "bisection", "cli")
 # These hang off ir and analysis: others import them inside functions only, and so they do the rest of the spine.
 ASIDE = ("verify", "targets", "interop", "testing", "demo")
 ROOTS_OF_ASIDE = SPINE[: SPINE.index("analysis") + 1]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from graphopt.api import fuse as fuse
     from graphopt.api import optimize as optimize
     from graphopt.api import optimize_file as optimize_file
+    from graphopt.bisection import Blame as Blame
+    from graphopt.bisection import bisect as bisect
     from graphopt.errors import ExternalDataError as ExternalDataError
     from graphopt.errors import GraphoptError as GraphoptError
     from graphopt.errors import ModelError as ModelError
@@ -43,6 +45,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives.
 _HOME = {
+    "Blame": "bisection",
     "ExternalDataError": "errors",
     "GraphoptError": "errors",
     "Model": "ir",
@@ -58,6 +61,7 @@ _HOME = {
     "UnknownPassError": "errors",
     "VerificationError": "errors",
     "VerificationReport": "verify",
+    "bisect": "bisection",
     "fuse": "api",
     "load": "ir",
     "optimize": "api",
@@ -68,6 +72,7 @@ _HOME = {
     "verify": "verify",
 }
 __all__ = [
+    "Blame",
     "ExternalDataError",
     "GraphoptError",
     "Model",
@@ -84,6 +89,7 @@ __all__ = [
     "VerificationError",
     "VerificationReport",
     "__version__",
+    "bisect",
     "fuse",
     "load",
     "optimize",
