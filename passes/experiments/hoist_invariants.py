@@ -19,10 +19,10 @@ from graphopt.ir import Graph, Model, Node, Value
 from graphopt.rewrite import Builder, Context, sweep
 
 LOOPS = frozenset({"Loop", "Scan"})
-# Elementwise, deterministic, and defined for every value.
+# Elementwise, deterministic, and defined for every value. Not Identity: a body that returns an outer value needs one.
 SAFE = frozenset(
     "Abs Acos Acosh Add And Asin Asinh Atan Atanh Ceil Clip Cos Cosh Elu Equal Erf Exp Floor Greater HardSigmoid "
-    "Identity LeakyRelu Less Log Max Min Mul Neg Not Or Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus "
+    "LeakyRelu Less Log Max Min Mul Neg Not Or Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus "
     "Softsign Sqrt Sub Sum Tan Tanh Where Xor".split()
 )
 

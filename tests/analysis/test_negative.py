@@ -8,7 +8,7 @@ import sys
 import pytest
 from onnx import ModelProto, parser
 
-from graphopt.analysis.negative import suspects
+from graphopt.analysis.negative import is_absurd, suspects
 from graphopt.analysis.shapes import has_negative_sizes, infer
 from graphopt.ir import from_proto
 
@@ -105,3 +105,18 @@ def test_nothing_is_suspected_of_symbolic_images() -> None:
     pool = CASES["max pool"][1]
     text = f"{HEAD} (float[N,4,H,W] x) => (float[a,b,c,d] y) {{ {pool} {SLICE} }}"
     assert suspects(from_proto(parser.parse_model(text))) == []
+
+
+ORDINARY = (
+    "d = Constant <value = int64 {3}> () v = Constant <value = float[2] {-1.0, 0.0}> () c = OneHot(i, d, v)",
+    "p = Constant <value = int64[4] {-1, 1, 9, 9}> () c = Expand(x, p)",
+    "p = Constant <value = int64[4] {0, 0, -1, 9}> () c = Reshape(x, p)",
+    "p = Constant <value = int64[8] {0, 0, -2, 0, 0, 0, 0, 0}> () c = Pad(x, p)",
+)
+
+
+@pytest.mark.parametrize("body", ORDINARY)
+def test_numbers_below_zero_that_are_no_sizes(body: str) -> None:
+    text = f"{HEAD} (float[1,4,9,9] x, int64[2,2] i) => (float[a,b,c,d] y) {{ {body} {SLICE} }}"
+    proto = parser.parse_model(text)
+    assert not is_absurd(from_proto(proto))

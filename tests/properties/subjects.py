@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hypothesis import strategies as st
 
@@ -21,6 +20,5 @@ NAMES = registry.names()
 
 
 def models_for(name: str) -> st.SearchStrategy[Drawn]:
-    """Any models; for a rule, every other one holds its pattern, or nearly."""
-    item: Any = registry.get(name)
-    return st.one_of(models(), near(name)) if item.kind == "rule" else models()
+    """Any models; for a rule, every other one holds its pattern, or nearly, and for a pass what its code speaks of."""
+    return st.one_of(models(), near(name)) if registry.get(name).kind in ("rule", "pass") else models()

@@ -1,4 +1,4 @@
-"""A preset ends where its own result gives it nothing more to do: each round sees the shapes that the last one made known.
+"""A preset ends where its own result gives it nothing more to do: each round sees shapes that the last one made known.
 
 Found by the backend campaign on the function bodies of RMSNormalization, LayerNormalization and Attention.
 """

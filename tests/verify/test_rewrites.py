@@ -191,6 +191,16 @@ def test_dynamic_shapes(build):
     assert ops(found) == ops(graphopt.optimize(model))
 
 
+def test_rounding_of_single_weights(build):
+    """On zeros only a folded bias is left, and one channel's statistics are single numbers: rounding, not error."""
+    weights = {"s": [-0.9517673], "t": [-0.62685275], "m": [0.47037268], "v": [0.5], "w": [[0.5], [0.5]]}
+    text = "a = Gemm<alpha=0.5, beta=0.5>(x, w)  b = BatchNormalization(a, s, t, m, v)  y = Elu(b)"
+    model = build(f"g (float[2,2] x) => (float[2,1] y) {{ {text} }}",
+                  **{name: np.float32(values) for name, values in weights.items()})  # fmt: skip
+    _, report = optimize(model, "default")
+    assert report.reverted == [] and report.validation.sampled == 1
+
+
 def test_empty_models(build):
     model = build("g (float[0,4] x) => (float[0,4] y) { a = Identity(x)  y = Relu(a) }")
     found, report = optimize(model, "default")
@@ -203,6 +213,17 @@ def test_random_numbers(build):
     )
     _, report = optimize(model, "default")
     assert report.reverted == []
+
+
+def test_random_numbers_in_a_function(build):
+    body = "noise (p) => (q) { r = RandomNormalLike(p)  q = Add(r, p) }"
+    model = build(
+        "g (float[N,4] x) => (float[N,4] y) { a = local.noise(x)  b = Identity(a)  y = Relu(b) }",
+        functions=f'<domain: "local", opset_import: ["": 18]> {body}',
+    )
+    found, report = optimize(model, "default")
+    assert report.reverted == [] and ops(found) == ["RandomNormalLike", "Add", "Relu"]
+    assert report.validation.sites == report.validation.exact + report.validation.replayed
 
 
 @pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BFLOAT16])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto
 
 from graphopt.ir import Model, Node, Value
 
@@ -58,7 +58,7 @@ def is_absurd(model: Model) -> bool:
     if any(_is_huge(value) for value in (*model.graph.inputs, *model.graph.initializers.values())):
         return True
     nodes = (node for scope in model.scopes() for node in scope if node.op not in ("Pad", "Range") and not node.domain)
-    return any(_CHECKS.get(node.op) is _operands and _operands(node) for node in nodes)
+    return any(node.op in _SIZES and _operands(node, -1) for node in nodes)  # -1 is taken for 1 here and there
 
 
 def has_slices(proto: ModelProto) -> bool:
@@ -113,32 +113,32 @@ def show(bare: ModelProto) -> None:
 
 
 def _inner_nodes(bare: ModelProto) -> list[Any]:
-    found: list[Any] = []
-    pending: list[Any] = [node for function in bare.functions for node in function.node]
-    found += pending
-    pending += bare.graph.node
-    while pending:
-        node = pending.pop()
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                found += body.node
-                pending += body.node
+    found: list[Any] = [node for function in bare.functions for node in function.node]
+    bodies = [body for node in (*found, *bare.graph.node) for body in _bodies(node)]
+    while bodies:
+        body = bodies.pop()
+        found += body.node
+        bodies += [inner for node in body.node for inner in _bodies(node)]
     return found
 
 
-def has_negative(result: ModelProto) -> bool:
-    """Whether the inference found a size below zero anywhere in the main graph or in bodies."""
-    pending: list[Any] = [result.graph]
-    while pending:
-        graph = pending.pop()
-        infos: list[ValueInfoProto] = [*graph.value_info, *graph.output]
-        if any(dim.dim_value < 0 for info in infos for dim in info.type.tensor_type.shape.dim):
-            return True
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("g") or attribute.graphs:
-                    pending += [attribute.g, *attribute.graphs]
-    return False
+def has_negative(result: ModelProto, places: set[int]) -> bool:
+    """Whether the inference found a size below zero before one of these Slices of the main graph, or in any body."""
+    nodes = result.graph.node
+    read = {nodes[place].input[0] for place in places if nodes[place].input}
+    pending: list[Any] = [info for info in (*result.graph.value_info, *result.graph.input) if info.name in read]
+    bodies = [body for node in nodes for body in _bodies(node)]
+    while bodies:
+        body = bodies.pop()
+        pending += (*body.value_info, *body.output)
+        bodies += [inner for node in body.node for inner in _bodies(node)]
+    return any(dim.dim_value < 0 for info in pending for dim in info.type.tensor_type.shape.dim)
+
+
+def _bodies(node: Any) -> list[Any]:
+    if node.op_type not in ("If", "Loop", "Scan", "SequenceMap"):
+        return []
+    return [body for a in node.attribute for body in (*([a.g] if a.HasField("g") else []), *a.graphs)]
 
 
 # -- nodes that may make a size negative -------------------------------------------------------------------------------
@@ -170,21 +170,22 @@ def _window(node: Node) -> bool:
     return any(n > 0 for n in spare) if node.op == "ConvTranspose" else any(n < 0 for n in spare)
 
 
-def _operands(node: Node) -> bool:
-    """Operators whose constant operands (or attributes) are sizes: safe when none is negative or enormous."""
-    for value in node.inputs[1:] if node.op not in ("ConstantOfShape", "Range") else node.inputs:
-        if value is not None and value.is_const and not _sensible(value):
+def _operands(node: Node, least: int = 0) -> bool:
+    """Operators whose constant operands (or attributes) are sizes: safe when none is below `least` or enormous."""
+    least = -1 if node.op == "Reshape" else least
+    for index in _SIZES[node.op]:
+        value = node.input(index)
+        if value is not None and value.is_const and not _sensible(value, least):
             return True
     numbers = [n for name in _NUMBERS for n in _listed(node.attr(name, None))]
-    return any(not 0 <= n < _HUGE for n in numbers)
+    return any(not least <= n < _HUGE for n in numbers)
 
 
-def _sensible(value: Value) -> bool:
+def _sensible(value: Value, least: int) -> bool:
     shape = value.shape
     if shape is None or len(shape) > 1 or not all(isinstance(dim, int) and dim <= _SMALL for dim in shape):
         return True  # data, or what inference does not look into
     array = value.numpy()
-    least = -1 if any(user.op == "Reshape" for user in value.users) else 0
     return array.dtype.kind not in "iuf" or bool(((array >= least) & (array < _HUGE)).all())
 
 
@@ -198,12 +199,20 @@ def _doubled(node: Node) -> bool:
 
 _NUMBERS = ("pads", "split", "repeats", "k", "blocksize", "shape", "paddings", "depth", "dft_length", "num_outputs")
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "MaxUnpool")
+# The operands that are sizes, repeats or scales.
+_SIZES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys("Pad Expand TopK Split OneHot Upsample CenterCropPad DFT Reshape".split(), (1,)),
+    **dict.fromkeys("ConstantOfShape HannWindow HammingWindow BlackmanWindow".split(), (0,)),
+    "Tile": (1, 2),
+    "Resize": (1, 2, 3),
+    "Col2Im": (1, 2),
+    "STFT": (1, 3),
+    "Range": (0, 1, 2),
+    "DepthToSpace": (),
+    "SpaceToDepth": (),
+}
 _CHECKS: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys((*_POOLS, "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv"), _window),
-    **dict.fromkeys(
-        "Pad Expand Tile TopK Split OneHot Resize Upsample CenterCropPad DFT STFT Range Col2Im ConstantOfShape Reshape "
-        "DepthToSpace SpaceToDepth HannWindow HammingWindow BlackmanWindow".split(),
-        _operands,
-    ),
+    **dict.fromkeys(_SIZES, _operands),
     "Concat": _doubled,
 }

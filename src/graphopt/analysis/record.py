@@ -190,6 +190,8 @@ class Recorder:
         chapter = self.now
         found = chapter.ids.get(value)
         if found is not None:
+            if found in chapter.types and value.shape is not None:
+                chapter.types[found] = (value.dtype, value.shape)  # more may be known by now
             return found
         names = chapter.names.get(value.graph)
         known = names is not None and value.name in names  # going by its name: it stays with what it stands for

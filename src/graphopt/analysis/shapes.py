@@ -71,7 +71,7 @@ def _run(bare: ModelProto, model: Model) -> ModelProto:
         for places in rounds:
             hide(bare, places)
             result = _infer(bare)
-            if has_negative(result):
+            if has_negative(result, places):
                 return result
             show(bare)
         model.facts["sane"] = True  # rewrites do not change sizes

@@ -57,6 +57,16 @@ def note(stage: str) -> None:
     """Tells the supervisor, if there is one, what is being done."""
     if _CHILD.page is not None and _CHILD.facts.get("stage") != stage:
         _CHILD.write(stage=stage)
+        if stage == "verify":
+            from graphopt.verify.limits import on_stuck
+
+            on_stuck[:] = [_give_up]
+
+
+def _give_up(why: str) -> None:
+    """Ends the child, from whichever thread, where nothing else can stop what it does."""
+    _CHILD.write(why=why)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def about(model: Path, outputs: Sequence[Path | None]) -> None:

@@ -223,8 +223,10 @@ class Draft:
             node = helper.make_node(op, given, names, domain=domain)
             node.attribute.extend(_attribute(schema, key, value) for key, value in attrs.items() if value is not None)
             types = self._infer(schema, node, {var.name: var for var in inputs if var is not None})
-            if shape is not None and types[names[0]].WhichOneof("value") == "tensor_type":
-                types[names[0]] = tensor_type(types[names[0]].tensor_type.elem_type, shape)
+            if shape is not None:
+                found = types.get(names[0])
+                dtype = found.tensor_type.elem_type if found is not None else _result_type(schema, inputs)
+                types[names[0]] = tensor_type(dtype, shape)
             made = [self._made(node, name, types.get(name), inputs, i) for i, name in enumerate(names) if name]
         except (DoesNotFit, *_REFUSALS) as error:
             self.rollback(mark)
@@ -351,6 +353,17 @@ class Draft:
 
     def _needs(self, dtype: int) -> None:
         self.needs = max(self.needs, _IR_OF_TYPE.get(dtype, 3))
+
+
+def _result_type(schema: onnx.defs.OpSchema, inputs: Sequence[Var | None]) -> int:
+    """The element type of the first output, where inference (of onnx before 1.21, for some functions) does not tell."""
+    wanted = schema.outputs[0]
+    for formal, var in zip(schema.inputs, inputs, strict=False):
+        if var is not None and formal.type_str == wanted.type_str:
+            return var.dtype
+    if len(wanted.types) == 1 and "tensor(bool)" in wanted.types:
+        return int(TensorProto.BOOL)
+    raise DoesNotFit("no type is inferred")
 
 
 def _attribute(schema: onnx.defs.OpSchema, name: str, value: Any) -> AttributeProto:

@@ -67,7 +67,7 @@ def step(draft: Draft, palette: Palette) -> None:
     chooser = draft.chooser
     if palette.chains and chooser.chance(palette.percent):
         chain(draft, chooser.pick(palette.chains), palette)
-    elif palette.functions and not draft.closed and draft.opset >= 9 and chooser.chance(4):
+    elif palette.functions and not draft.closed and draft.opset >= 9 and chooser.chance(6):
         call(draft, palette)
     else:
         usual = palette.usual and chooser.chance(60)
@@ -173,7 +173,7 @@ def call(draft: Draft, palette: Palette) -> None:
     if alpha:
         own += _with_alpha(body, own)
     results = own[-1 - chooser.integer(0, min(1, len(own) - 1)) :]
-    name, overload = _signature(root, chooser.chance(30))
+    name, overload = _signature(root, chooser.chance(60))
     function = helper.make_function(
         "local",
         name,

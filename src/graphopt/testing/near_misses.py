@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import onnx
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from graphopt.rewrite import Rule
 from graphopt.testing.chooser import DrawChooser
 from graphopt.testing.draft import DoesNotFit, Drawn
 from graphopt.testing.rules.corpus import model_for
-from graphopt.testing.rules.hints import of_item
+from graphopt.testing.rules.data import variants
+from graphopt.testing.rules.hints import Hints, is_rule, of_item
 from graphopt.testing.rules.run import runner
 from graphopt.testing.rules.search import harmless
 from graphopt.testing.synthesis import nudged
@@ -42,18 +43,24 @@ def near(rule: Any, edits: int = 3) -> st.SearchStrategy[Drawn]:
 
     @st.composite
     def models(draw: Any) -> Drawn:
-        chooser = DrawChooser(draw)
-        try:
-            drawn = nudged(made, chooser, hints, edits) if isinstance(made, Rule) else model_for(made, chooser, hints)
-        except DoesNotFit:
-            assume(False)
-            raise
-        harmless(drawn)
-        assume(_is_valid(drawn))
-        assume(runner(drawn.model, drawn.feeds) is not None)
-        return drawn
+        return _draw(made, hints, edits, DrawChooser(draw))
 
     return models()
+
+
+def _draw(item: Any, hints: Hints, edits: int, chooser: DrawChooser) -> Drawn:
+    try:
+        drawn = nudged(item, chooser, hints, edits) if is_rule(item) else model_for(item, chooser, hints)
+    except DoesNotFit:
+        assume(False)
+        raise
+    assume(_is_valid(drawn))
+    if chooser.chance(50):
+        kinds = variants(drawn.model, drawn.feeds, chooser.seed())
+        drawn = replace(drawn, feeds=chooser.pick([data.feeds for data in kinds if data.kind != "extreme"]))
+    harmless(drawn)
+    assume(runner(drawn.model, drawn.feeds) is not None)
+    return drawn
 
 
 def _is_valid(drawn: Drawn) -> bool:

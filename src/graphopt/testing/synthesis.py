@@ -190,6 +190,8 @@ class _Maker:
                 numbers.append((slot, item))
             elif _is(item, "Rest"):
                 self._rest(slot, given, constant)
+            elif _is(item, "AnyValue") and item.name not in self.bound and _occurs(item.name, operands) > 1:
+                given[slot] = self.bound[item.name] = self._value(op, slot)
             else:
                 self._leaf(slot, item, given, constant)
         for slot, item in numbers:
@@ -201,10 +203,19 @@ class _Maker:
             self.shared += outputs[:1]
         return outputs
 
+    def _value(self, op: str, slot: int) -> Var:
+        """A value for two slots of one node."""
+        before, types = self.draft.dtypes, _types_of(op, slot, self.draft.opset)
+        self.draft.dtypes = (types & before or types) if before else types
+        try:
+            return catalog.apply(self.draft, "Identity")[0]
+        finally:
+            self.draft.dtypes = before
+
     def _below(self, item: Pattern, op: str, slot: int) -> list[Var]:
         """The outputs of a node below another one, of types that this one takes."""
         before, types = self.draft.dtypes, _types_of(op, slot, self.draft.opset)
-        if types and TensorProto.FLOAT not in types:
+        if types and TensorProto.FLOAT not in types and any(_keeps_type(op, self.draft.opset) for op in item.ops):
             self.draft.dtypes = types
         try:
             return self.node(item)
@@ -311,6 +322,10 @@ class _Maker:
             self.draft.output(var)
 
 
+def _occurs(name: str, operands: Sequence[Pattern | None]) -> int:
+    return sum(_is(item, "AnyValue") and getattr(item, "name", "") == name for item in operands if item is not None)
+
+
 def _commutative() -> frozenset[str]:
     from graphopt.rewrite.pattern import COMMUTATIVE
 
@@ -324,6 +339,16 @@ def _types_of(op: str, slot: int, opset: int) -> frozenset[int]:
     except DoesNotFit:
         return frozenset()
     return frozenset(slots[min(slot, len(slots) - 1)][1]) if slots else frozenset()
+
+
+@lru_cache(maxsize=4096)
+def _keeps_type(op: str, opset: int) -> bool:
+    """Whether an operator's result has the type of its first operand."""
+    try:
+        schema = onnx.defs.get_schema(op, opset)
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.inputs) and schema.outputs[0].type_str == schema.inputs[0].type_str
 
 
 @lru_cache(maxsize=4096)

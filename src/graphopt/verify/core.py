@@ -15,9 +15,10 @@ from graphopt.errors import GraphoptError
 from graphopt.verify.compare import Deviation, deviation, flatten, slack_of, tolerance_for
 from graphopt.verify.interface import interface_differences, interface_notes
 from graphopt.verify.judge import Judge
+from graphopt.verify.limits import TOO_LARGE, allowance
 from graphopt.verify.randomness import Randomness, pinned
 from graphopt.verify.report import Budget, OutputCheck, Run, VerificationReport
-from graphopt.verify.run import LoadError, RunError, RunTimeout, Session
+from graphopt.verify.run import LoadError, RunError, RunTimeout, RunTooLarge, Session
 from graphopt.verify.search import Case, Cases, find_cases
 from graphopt.verify.source import Source
 from graphopt.verify.spec import input_specs, symbols_of
@@ -69,6 +70,7 @@ class Reference:
     ) -> None:
         self.budget = budget or Budget()
         self.source = Source.of(model)
+        self.source.memory = self.budget.memory
         self.found = Cases()
         self.randomness = Randomness(self.source.proto)
         self._slack = slack_of(self.source.proto)
@@ -146,6 +148,9 @@ class Reference:
         """Compare `model` with the original. Raises `ModelError` when it is a file that is no model."""
         start = time.monotonic()
         other = Source.of(model)
+        other.memory = self.budget.memory
+        if other.memory is None:  # what the original may take, the other may: its weights can be fewer
+            other.memory = max(allowance(self.source), allowance(other))
         report = VerificationReport(
             interface=interface_differences(self.source.proto, other.proto),
             unchecked=list(self.found.unchecked),
@@ -234,6 +239,9 @@ class _Check:
         try:
             return self.judge.session(self.other, optimize=True)
         except LoadError as error:
+            if TOO_LARGE in str(error):
+                self.report.unchecked.append(f"the outputs: {error}")
+                return None
             return self._without_optimizations(error)
 
     def _without_optimizations(self, error: LoadError) -> Session | None:
@@ -268,7 +276,7 @@ class _Check:
         start = time.perf_counter()
         try:
             outputs = session.run(case.feeds, timeout=limit)
-        except RunTimeout as error:
+        except (RunTimeout, RunTooLarge) as error:
             self.report.unchecked.append(f"{_describe(case)}: {error}")
             return
         except RunError as error:

@@ -14,7 +14,7 @@ from graphopt.verify.source import Source
 
 __all__ = ["Evaluator", "TooLarge", "TooLong"]
 
-_CHECK = 64  # nodes between two looks at the memory: reading it takes as long as a small operator
+_CHECK = 2  # nodes from one look at the memory to the next: reading it takes as long as a small operator
 
 
 class TooLong(Exception):

@@ -20,14 +20,16 @@ from typing import Any
 from graphopt.verify.source import Source
 
 __all__ = [
-    "TOO_LARGE", "Watch", "allowance", "elements", "is_about_memory", "join_arena", "mebibytes", "outputs_limit",
-    "past", "release", "trial",
+    "TOO_LARGE", "Watch", "allowance", "elements", "is_about_memory", "join_arena", "mebibytes", "on_stuck",
+    "outputs_limit", "past", "release", "trial",
 ]  # fmt: skip
 
 TOO_LARGE = "more than the limit"  # in messages about runs that would take too much memory
 LEAST = 512 << 20  # bytes, of a model without weights
 _TIMES = 48  # the weights, on top: several sessions hold them, and large networks are run on large images
 _POLL = 0.05  # seconds
+PATIENCE = 120.0  # seconds that an operator may take after its run was to stop
+on_stuck: list[Callable[[str], None]] = []  # what is called then: no runtime stops within an operator
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 def allowance(source: Source) -> int:
@@ -206,9 +208,17 @@ class Watch:
     def _look(self) -> None:
         while not self.reason and not self._done.wait(self._wait()):
             self.check()
+        if self.reason:
+            self._insist()
 
     def _wait(self) -> float:
         return _POLL if self._end is None else max(0.0, min(_POLL, self._end - time.monotonic()))
+
+    def _insist(self) -> None:
+        """Tells those who can end the process that the operator at work goes on and on."""
+        if not self._done.wait(PATIENCE):
+            for tell in on_stuck:
+                tell(f"one operator went on for {PATIENCE:.0f} s after it was to stop")
 
     def check(self) -> None:
         """Looks now."""

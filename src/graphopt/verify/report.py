@@ -15,12 +15,13 @@ class Budget:
 
     seconds: wall clock of the whole, inputs included; what does not fit is left out and said so. bytes: weights of the
     original; a model with more is only compared in its interface. threads: of each operator in ONNX Runtime; one
-    makes results repeat.
+    makes results repeat. memory: bytes that a run may take; None: 512 MiB and 48 times the weights.
     """
 
     seconds: float = 60.0
     bytes: int = 2 << 30
     threads: int = 1
+    memory: int | None = None
 
 
 @dataclass

@@ -129,7 +129,8 @@ class Session:
 
         try:
             names = [value.name for value in self.outputs]
-            values: list[Any] = self._evaluator.run(names, feeds, timeout, self._allowance)
+            room = self._allowance // 2  # numpy's operators make several copies
+            values: list[Any] = self._evaluator.run(names, feeds, timeout, room)
         except TooLong as error:
             raise RunTimeout(f"stopped: {error}") from error
         except (TooLarge, MemoryError) as error:
@@ -247,11 +248,19 @@ def _ort_session(source: Source, optimize: bool | str, threads: int, disabled: S
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     bounded = limits.join_arena(options, limits.allowance(source))
     without = {"disabled_optimizers": list(disabled)} if disabled else {}
-    try:
-        made = onnxruntime.InferenceSession(source.loadable(), options, providers=["CPUExecutionProvider"], **without)
-    except Exception as error:
-        raise LoadError(one_line(error)) from error
-    return made, bounded
+    model = source.loadable()
+    for last in (not bounded, True):
+        try:
+            made = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], **without)
+            return made, bounded
+        except Exception as error:
+            if not (bounded and limits.is_about_memory(error)):
+                raise LoadError(one_line(error)) from error
+            if last:
+                most = limits.mebibytes(limits.allowance(source))
+                raise LoadError(f"it takes more memory: {limits.TOO_LARGE} of {most}") from error
+        limits.release()
+    raise AssertionError
 
 
 def _evaluator(source: Source, why: str) -> Any:

@@ -11,6 +11,7 @@ from graphopt import Model, Pass, refuse, rule
 from graphopt.rewrite import Context, P, const, maybe, rest
 
 from ..mutant import broken, replace, witness
+from .sharing import NO_MERGE, attributes
 
 X = {"x": [-1.0, 2.0, 0.5, 3.0, -4.0, 1.0, 2.0, 5.0]}
 
@@ -118,10 +119,12 @@ class BranchesMerged(Pass):
         seen: dict[Any, Any] = {}
         for graph in model.scopes(functions=False):
             for node in graph:
-                if node.op not in ("Abs", "Relu", "Neg", "Exp") or node.output.is_output:
+                if node.subgraphs or len(node.outputs) != 1 or not node.inputs or node.op in NO_MERGE:
                     continue
-                first = seen.setdefault((node.op, node.inputs[0]), node)
-                if first is not node and ctx.allow(self.name, node.output.name):
+                first = seen.setdefault((node.domain, node.op, *node.inputs, attributes(node)), node)
+                if first is node or (first.graph is graph and first.output.is_output and node.output.is_output):
+                    continue
+                if ctx.allow(self.name, node.output.name):
                     replace(node, first.output, ctx, self.name)
 
 

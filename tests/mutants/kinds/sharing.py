@@ -145,27 +145,35 @@ class SignsIgnored(Pass):
         deduplicate(model, ctx, self.name, lambda v: (v.dtype, tuple(v.numpy().reshape(-1).tolist())))
 
 
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "Abs": np.abs, "Add": np.add, "Identity": np.copy, "Mul": np.multiply, "Neg": np.negative, "Sub": np.subtract,
+}  # fmt: skip
+
+
 @broken(
     "an initializer that is an input, whose value the caller may override, is taken for a constant",
     witness(
-        "g (float[2] x, float[2] d) => (float[2] y) <float[2] d = {0, 0}> { y = Add(x, d) }",
+        "g (float[2] x, float[2] d) => (float[2] y) <float[2] d = {0, 1}> { n = Neg(d)  y = Add(x, n) }",
         {"x": [1.0, 2.0], "d": [3.0, 4.0]},
     ),
 )
 @dataclass(frozen=True)
 class DefaultsFolded(Pass):
-    """Drops the Add of a zero."""
+    """Computes arithmetic on initializers."""
 
     name = "overridable-default-folded"
 
     def run(self, model: Model, ctx: Context) -> None:
         for graph in model.scopes(functions=False):
             for node in graph:
-                x, zero = node.inputs if node.op == "Add" and len(node.inputs) == 2 else (None, None)
-                if x is None or zero is None or zero.tensor is None or zero.tensor.numpy().any():
+                given = [value for value in node.inputs if value is not None and value.tensor is not None]
+                if node.op not in FUNCTIONS or node.domain or len(given) < len(node.inputs):
                     continue
-                if zero.tensor.shape == x.shape and ctx.allow(self.name, node.output.name):
-                    replace(node, x, ctx, self.name)
+                arrays = [value.tensor.numpy() for value in given if value.tensor is not None]
+                if all(array.dtype.kind in "fi" for array in arrays) and ctx.allow(self.name, node.output.name):
+                    with np.errstate(all="ignore"):
+                        result = FUNCTIONS[node.op](*arrays)
+                    replace(node, graph.constant(result, node.output.name), ctx, self.name)
 
 
 @broken(

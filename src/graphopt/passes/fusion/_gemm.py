@@ -65,8 +65,9 @@ def moved(shift: NDArray, matrix: NDArray) -> NDArray:
     each = np.broadcast_to(shift, matrix.shape[:1])
     total = np.zeros(matrix.shape[1])
     step = max(1, _BLOCK // max(1, matrix.shape[1]))
-    for start in range(0, matrix.shape[0], step):  # in blocks: a float64 copy of large weights would be large
-        total += each[start : start + step] @ matrix[start : start + step].astype(np.float64)
+    with np.errstate(all="ignore"):
+        for start in range(0, matrix.shape[0], step):  # in blocks: a float64 copy of large weights would be large
+            total += each[start : start + step] @ matrix[start : start + step].astype(np.float64)
     return total
 
 

@@ -17,6 +17,8 @@ def fuse_pad_conv(m: Match, new: Builder) -> Outcome:
     shape = m.w.shape
     if shape is None:
         return refuse("the rank of the weights is not known")
+    if m.w is m.pad.output:
+        return refuse("the Pad's result is the weight, too, which ONNX Runtime would take for the padded input")
     pads = spatial_pads(m.pad, len(shape), 0.0)
     if isinstance(pads, Refusal):
         return pads

@@ -21,5 +21,5 @@ TRANSPOSE = P.Transpose("t").as_("transpose")
 def fuse_transpose_gemm(m: Match, new: Builder) -> Outcome:
     swaps = tuple(m.transpose.attr("perm") or (1, 0)) == (1, 0)
     key, operands = ("transA", (m.t, m.other)) if m.get("first") else ("transB", (m.other, m.t))
-    flipped = int(m.root.attr(key) or 0) ^ swaps
-    return new.Gemm(*operands, m.c, like=m.root, **{key: flipped or None})
+    flipped = bool(m.root.attr(key)) ^ swaps
+    return new.Gemm(*operands, m.c, like=m.root, **{key: int(flipped) or None})

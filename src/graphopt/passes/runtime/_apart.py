@@ -7,9 +7,9 @@ from graphopt.rewrite import Builder
 
 
 def apart(value: Value, new: Builder) -> Value:
-    """The same value, from a Reshape to its own dims, which costs nothing at run time; where the rank is not known,
-    from a Max of one operand (floats; integers from opset 12 on)."""
+    """The same value, from a Reshape to its own dims, which costs nothing at run time; to what Shape says they are
+    where the rank is not known."""
     rank = value.rank
     if rank is None:
-        return new.Max(value, type_of=value)
+        return new.Reshape(value, new.Shape(value), type_of=value)
     return new.Reshape(value, new.constant(np.zeros(rank, np.int64), "same_dims"), type_of=value)

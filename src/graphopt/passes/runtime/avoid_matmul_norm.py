@@ -4,10 +4,12 @@ ONNX Runtime (1.31, MatMul_BatchNormalization_Fusion) works a BatchNormalization
 through any Reshape and Transpose in between. It looks at the number of channels, not at where the columns went: when
 the channels are another axis of the same size, the wrong ones are scaled.
 
-Guards: constant parameters; one to three nodes in between, each read by the next alone; as many channels as columns.
+Guards: in inference; constant parameters; one to three nodes in between, each read by the next alone; as many channels as columns.
 Not where the columns are the channels for certain: after Transposes that move them to axis 1, or a Reshape that keeps
 them last.
 """
+
+from onnx import TensorProto
 
 from graphopt.ir import Node
 from graphopt.rewrite import Builder, Match, P, const, rule
@@ -28,6 +30,8 @@ def avoid_matmul_norm(m: Match, new: Builder) -> Outcome:
     """Keeps ONNX Runtime from scaling the columns of a MatMul where other channels are normalized."""
     if not m.w.shape or not m.g.shape or m.w.shape[-1] != m.g.shape[0]:
         return None
+    if m.norm.attr("training_mode", 0) or (new.graph.opset() < 8 and m.g.dtype != TensorProto.FLOAT):
+        return None  # not fused; no kernel for Max
     path = [node for node in (m.product, m.get("move1"), m.get("move2"), m.get("move3")) if node is not None]
     if _columns(path) == 1:
         return None

@@ -2,7 +2,7 @@
 
 ONNX Runtime (1.31) takes two pairs of QuantizeLinear and DequantizeLinear in a row for one and keeps the second scale
 and zero point: what the first pair rounds, or cuts off at its range, is lost. It does so only where they are next to
-each other. The Reshape costs nothing at run time; where the rank is not known, a Max of one operand stands in for it.
+each other. The Reshape costs nothing at run time; where the rank is not known, Shape says what the dims are.
 
 Guards: the two differ in scale or zero point, or could (equal constants are one pair twice: merging is right); the same
 integer type (pairs of different types are left alone); the dequantized value is read by the second pair alone.

@@ -194,8 +194,9 @@ def _slice(node: Node, facts: Facts) -> List | None:
     starts, ends, steps = (option(node, name, slot) for name, slot in (("starts", 1), ("ends", 2), ("steps", 4)))
     if given is None or given.is_scalar or not starts or not ends or steps is None or len(starts) != 1:
         return None
-    step = steps[0] if steps else 1  # Python's slices stop at the borders in the same way
-    return List(given.items[starts[0] : ends[0] : step], False) if step else None
+    step = steps[0] if steps else 1
+    start = max(starts[0], -len(given.items))  # else Python's slices stop at the borders in the same way
+    return List(given.items[start : ends[0] : step], False) if step else None
 
 
 def _concat(node: Node, facts: Facts) -> List | None:

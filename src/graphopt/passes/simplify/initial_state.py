@@ -2,9 +2,9 @@
 shape computations that made the zeros go away with them.
 
 Guards: every element is certainly +0 (a constant, a ConstantOfShape, or what operators that only move, repeat, cut or
-join elements make of such); nothing is assumed of the shape, which the operator checks only where a state is given. What
-the state is multiplied by (R, and P of an LSTM) are finite constants: ONNX Runtime multiplies by a state of zeros only
-where one is given, and 0 times infinity is NaN.
+join elements make of such); nothing is assumed of the shape, which the operator checks only where a state is given.
+What the state is multiplied by (R, and P of an LSTM) are finite constants: ONNX Runtime multiplies by a state of zeros
+only where one is given, and 0 times infinity is NaN.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from graphopt.rewrite.rule import Outcome
 
 def _perm(node: Node, x: Value) -> tuple[int, ...] | None:
     perm = node.attr("perm")
-    if perm is not None:
+    if perm:  # an empty one stands for none
         return tuple(perm)
     return None if x.rank is None else tuple(range(x.rank))[::-1]
 
@@ -27,7 +27,7 @@ def eliminate_transpose(m: Match, new: Builder) -> Outcome:
 @rule("compose-transposes", P.Transpose(P.Transpose("x").as_("inner").shared()).as_("outer"))
 def compose_transposes(m: Match, new: Builder) -> Outcome:
     """Merges two Transposes."""
-    if m.inner.attr("perm") is None and m.outer.attr("perm") is None:
+    if not m.inner.attr("perm") and not m.outer.attr("perm"):
         return m.x  # reversed twice
     first, second = _perm(m.inner, m.x), _perm(m.outer, m.x)
     if first is None or second is None or len(first) != len(second):

@@ -23,13 +23,18 @@ def matrices(c: Call, a_slot: int = 0, b_slot: int = 1) -> None:
         shape = c.shape(b_slot)
         if not shape:
             raise DoesNotFit("a scalar is no matrix")
-        inner = shape[0] if len(shape) == 1 else shape[-2]
+        inner = shape[-2:][0]
         if len(shape) > 2:
             c.make(a_slot, (*shape[:-2], 2, inner))
         else:
             c.make(a_slot, c.chooser.pick(((2, inner), (3, 2, inner), (inner,))))
     if not c.shape(a_slot) or not c.shape(b_slot):
         raise DoesNotFit("a scalar is no matrix")
+    inner = c.shape(a_slot)[-1]
+    if inner != c.shape(b_slot)[-2:][0]:
+        raise DoesNotFit("the matrices do not fit each other")
+    if not inner:
+        raise DoesNotFit("ORT leaves empty sums uninitialized where the second operand is a vector")
 
 
 def _matmul(c: Call) -> None:
@@ -48,6 +53,8 @@ def _gemm(c: Call) -> None:
     if b is None:
         columns = c.chooser.pick((4, 2, 1, 3))
         c.make(1, (columns, inner) if tb else (inner, columns))
+    if c.shape(0)[1 - ta] != c.shape(1)[tb]:
+        raise DoesNotFit("the matrices do not fit each other")
     m, n = c.shape(0)[ta], c.shape(1)[1 - tb]
     if c.given(2) is None and (c.opset < 11 or c.wants(2)):
         c.make(2, c.chooser.pick(((n,), (1, n), (m, n), (m, 1), (), (1,))))

@@ -133,7 +133,8 @@ class _Check:
     def _is_hungry(self, instances: int) -> bool:
         """Whether to go on, because the rule fired on few models so far."""
         fired, tried = self.result.fired, self.result.tried
-        return tried < (PATIENCE if not fired else 3) * instances and 5 * fired < instances
+        most = PATIENCE if not fired else 3 if self.result.kind == "rule" else 1
+        return tried < most * instances and 5 * fired < instances
 
     def take(self, found: Find) -> None:
         """Counts one model, and compares where the rule fired."""

@@ -6,7 +6,7 @@ import onnx
 from onnx import ModelProto
 
 from graphopt.testing.draft import DoesNotFit
-from graphopt.testing.rules.numbers import arrays, nodes_of
+from graphopt.testing.rules.numbers import arrays, nodes_of, tensors
 
 __all__ = ["check_sane", "inferred", "loads"]
 
@@ -37,6 +37,7 @@ def check_sane(model: ModelProto) -> None:
     """
     known: dict[str, int] = {t.name: int(t.dims[0]) for t in model.graph.initializer if len(t.dims) == 1}
     ranks = {t.name: len(t.dims) for t in model.graph.initializer}
+    lowest = {t.name: arrays(t).reshape(-1).tolist() for t in tensors(model) if t.data_type == 7 and len(t.dims) == 1}
     ranks |= {
         i.name: len(i.type.tensor_type.shape.dim) for i in model.graph.input if i.type.tensor_type.HasField("shape")
     }
@@ -67,6 +68,9 @@ def check_sane(model: ModelProto) -> None:
             sizes = next((len(a.ints) for a in node.attribute if a.name == "split"), None)
             if len(node.input) > 1 and node.input[1]:
                 sizes = known.get(node.input[1])
+            parts = next((list(a.ints) for a in node.attribute if a.name == "split"), [])
+            if min([0, *parts, *lowest.get(node.input[1] if len(node.input) > 1 else "", [])]) < 0:
+                raise DoesNotFit("a part of less than nothing")
             count = next((a.i for a in node.attribute if a.name == "num_outputs"), len(node.output))
             if (sizes is not None and sizes != len(node.output)) or count != len(node.output):
                 raise DoesNotFit("a Split with other outputs than sizes")

@@ -8,8 +8,9 @@ single bit there, the same is asked of it on special and on extreme data.
 
 A rule that puts constants together (weights times a scale) rounds elsewhere. On ordinary data its error against the
 same model in double precision may then be a small multiple of the original's. On special data (NaN, infinities, zeros
-of both signs, the rest moderate, so that nothing overflows on the way) NaN and infinities must be at the same places;
-the sign of a zero may differ, as it hangs on rounding. On extreme data an intermediate result may overflow or vanish
+of both signs, the rest moderate, so that nothing overflows on the way) what is not finite must be at the same places;
+whether it is NaN or an infinity may hang on the order of sums (inf - inf), and the sign of a zero on rounding. On
+extreme data an intermediate result may overflow or vanish
 on one side only: what counts is the comparison in double precision, where float32's extremes are nothing special.
 """
 
@@ -26,12 +27,16 @@ __all__ = ["Difference", "difference", "flat", "is_float"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How two arrays of one type and shape differ. broken: a difference that no rounding explains. nonfinite: NaN or
-    infinities at other places; zeros: signs of zeros alone; largest: of the finite elements; scale: the largest finite
-    element of the first."""
+    """How two arrays of one type and shape differ.
+
+    broken: a difference that no rounding explains. nonfinite: NaN or infinities that differ; other: these are not
+    finite on either side. zeros: signs of zeros alone; largest: of the finite elements; scale: the largest finite
+    element of the first.
+    """
 
     broken: str = ""
     nonfinite: str = ""
+    other: bool = False
     zeros: bool = False
     largest: float = 0.0
     scale: float = 0.0
@@ -70,12 +75,13 @@ def difference(a: Any, b: Any) -> Difference:
         largest = float(np.abs(x[finite] - y[finite]).max(initial=0.0))
         same = (x == y) | (np.isnan(x) & np.isnan(y))
     zeros = bool((finite & (x == 0) & (y == 0) & (np.signbit(x) != np.signbit(y))).any())
-    nonfinite = ""
+    nonfinite, other = "", False
     odd = ~same & ~finite
     if odd.any():
         at = tuple(int(i) for i in np.argwhere(odd)[0])
+        other = bool((~np.isfinite(x) & ~np.isfinite(y))[odd].all())
         nonfinite = f"{x[at]:g} became {y[at]:g} at {list(at)}"
-    return Difference("", nonfinite, zeros, largest, scale, bool(same.all()) and not zeros)
+    return Difference("", nonfinite, other, zeros, largest, scale, bool(same.all()) and not zeros)
 
 
 def _exact(a: np.ndarray, b: np.ndarray) -> Difference:

@@ -44,6 +44,11 @@ _FLOATS = (
     -float("inf"),
 )
 _TOGETHER = (1.0, 0.0, 300.0, 1e30, -1.0, -0.0, 1e-30)  # for all constants at once
+_FLAGS = frozenset(
+    "allowzero antialias ceil_mode count_include_pad do_rotate exclusive fmod interleaved is_causal keepdims "
+    "largest layout noop_with_empty_axes onesided return_scale reverse saturate select_last_index sorted storage_order "
+    "training_mode transA transB upper".split()
+)
 _WORDS = {  # what an attribute of text can say; the first is the default
     "auto_pad": ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"),
     "mode": ("constant", "reflect", "edge", "wrap", "nearest", "linear", "cubic", "bilinear"),
@@ -98,7 +103,7 @@ class _Slot:
 def _slots(model: ModelProto) -> list[_Slot]:
     short = (t for t in tensors(model) if t.data_type in _INTEGERS and len(t.dims) <= 1)
     found = [_tensor_slot(tensor) for tensor in short if int(np.prod(tensor.dims)) <= SHORT]
-    attributes = [a for node in nodes_of(model) for a in node.attribute if a.name != "to"]
+    attributes = [a for node in nodes_of(model) for a in node.attribute if a.name not in ("to", *_FLAGS)]
     kinds = (AttributeProto.INTS, AttributeProto.INT)
     return found + [_attribute_slot(attribute) for attribute in attributes if attribute.type in kinds]
 
@@ -299,6 +304,8 @@ def nudge_attribute(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
 def _value(attribute: Any, node: NodeProto, chooser: Chooser, hints: Hints, types: list[int]) -> Any:
     kind = int(attribute.type)
     if kind == AttributeProto.INT:
+        if attribute.name in _FLAGS:
+            return chooser.integer(0, 1)
         if attribute.name in ("to", "dtype", "output_dtype"):
             there = [t for t in types if t]
             return chooser.pick(there if there and chooser.chance(50) else [1, 11, 10, 7, 6, 9, 16, 2, 3, 5, 4, 12, 13])
@@ -327,10 +334,13 @@ def nudge_size(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     }
     sizes = [1, 2, 3, 0, 7, array.shape[axis] + 1, *sorted(d for d in others if d <= LARGE)]
     old, size = array.shape[axis], chooser.pick(sizes)
-    everywhere = chooser.chance(30)
-    for each in infos if everywhere else [info]:
+    how = chooser.integer(0, 3)  # all dims of that size; the same axis of all inputs, counted from the last; one dim
+    everywhere = how == 1
+    for each in infos if how else [info]:
         given = drawn.feeds[each.name]
         axes = [a for a in range(given.ndim) if given.shape[a] == old] if everywhere else [axis]
+        if how > 1:
+            axes = [a for a in [given.ndim - array.ndim + axis] if a >= 0]
         for a in axes:
             given = _resize(given, a, size)
             dim = each.type.tensor_type.shape.dim[a] if each.type.tensor_type.HasField("shape") else None

@@ -230,6 +230,28 @@ def more_outputs(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
         _add_output(model, name, type_)
 
 
+def training(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
+    """A BatchNormalization or a Dropout is in training."""
+    model = drawn.model
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    found = [node for node in model.graph.node if opset >= _TRAINING.get(node.op_type, 99)]
+    node = chooser.pick(found)
+    if node.op_type == "Dropout":
+        names = [_fresh(model, "ratio"), f"{_fresh(model, 'training')}_mode"]
+        data = [np.array(0.5, np.float32), np.array(True)]
+        model.graph.initializer.extend(numpy_helper.from_array(a, name) for a, name in zip(data, names, strict=True))
+        node.input[1:] = names
+        return
+    kept = [a for a in node.attribute if a.name != "training_mode"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("training_mode", 1)])
+    stem = _fresh(model, "running")
+    node.output[1:] = [f"{stem}_mean", f"{stem}_var"]
+
+
+_TRAINING = {"BatchNormalization": 14, "Dropout": 12}  # opsets
+
+
 def no_option(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     """A node's optional input is left out."""
     opset = next((o.version for o in drawn.model.opset_import if o.domain in ("", "ai.onnx")), 1)
@@ -388,5 +410,5 @@ def _as_function(model: ModelProto, nodes: list[NodeProto], outputs: list[onnx.V
 
 CHANGES = (
     also_output, also_read, not_constant, constant_input, as_constant_node, other_dims, static_dims, more_outputs,
-    no_option, in_a_body, shared, swapped, alone_in_a_body,
+    no_option, training, in_a_body, shared, swapped, alone_in_a_body,
 )  # fmt: skip

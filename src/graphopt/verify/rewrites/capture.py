@@ -48,17 +48,26 @@ class _Watched(Source):
 
 class Watching(Session):
     """A session whose runs also give the inner values named in `watch`; of those that are also in `large` each run lets
-    go of what the run before gave, so that memory is used again."""
+    go of what the run before gave, so that memory is used again. roomy: what the runs hold does not count as theirs.
+    """
 
     def __init__(
-        self, source: Source, watch: Sequence[str], threads: int = 1, large: frozenset[str] = frozenset()
+        self,
+        source: Source,
+        watch: Sequence[str],
+        threads: int = 1,
+        large: frozenset[str] = frozenset(),
+        roomy: bool = False,
     ) -> None:
         watched = _Watched(source.proto, path=source.path, name=source.name)
-        watched.memory = limits.allowance(source) + 2 * _HELD
+        if roomy:
+            watched.memory = limits.allowance(source) + 2 * _HELD
         known = {value.name for value in source.proto.graph.output}
         self._extra = [ValueInfoProto(name=name) for name in watch if name not in known]
         watched.extra = ModelProto(graph=GraphProto(output=self._extra)).SerializeToString() if self._extra else b""
         super().__init__(watched, threads=threads)
+        self._most = _HELD if roomy else min(_HELD, limits.allowance(source) // 4)
+        self._allowance = limits.allowance(source)  # what does not run within it must not pass for what does
         self._plain = list(self.outputs)
         self._runs: list[tuple[int, Captured]] = []
         self._large = large
@@ -98,7 +107,7 @@ class Watching(Session):
         size = sum(value.nbytes for value in kept if isinstance(value, np.ndarray))
         self._runs.append((size, found))
         self._runs.sort(key=lambda run: run[0])
-        while len(self._runs) > 1 and sum(run[0] for run in self._runs) > _HELD:
+        while len(self._runs) > 1 and sum(run[0] for run in self._runs) > self._most:
             largest = self._runs.pop()[1]
             largest.watched, largest.dropped = {}, True
 
@@ -115,18 +124,32 @@ class Observed(Reference):
         large: frozenset[str] = frozenset(),
         budget: Budget | None = None,
     ) -> None:
-        self._watch, self._large = watch, large
+        self._watch, self._large, self._roomy = watch, large, False
         self.problem = ""  # why nothing is watched
         super().__init__(model, inputs, budget=budget)
         if isinstance(self._session, Watching):
             self._session.watching = False
 
     def _open(self) -> Session:
+        if not self._watch:
+            return super()._open()
         try:
-            return Watching(self.source, self._watch, self.budget.threads, self._large)
+            return Watching(self.source, self._watch, self.budget.threads, self._large, self._roomy)
         except (LoadError, ModelError, MemoryError) as error:
+            if "reference evaluator refuses" in str(error):
+                raise  # it is no matter of what is watched
             self.problem = f"its inner values cannot be watched: {error}"
             return super()._open()
+
+    def _prepare(self, seed: int) -> None:
+        super()._prepare(seed)
+        for watch, roomy in ((self._watch, True), ((), False)):
+            large = any(limits.TOO_LARGE in why for why in self.found.unchecked)
+            if not self._watch or self.found.cases or not large:
+                return
+            self.problem = "" if watch else "its inner values take too much memory"
+            self._watch, self._roomy, self.found = watch, roomy, Cases()
+            super()._prepare(seed)
 
     def captured(self) -> list[tuple[Case, dict[str, Any]]]:
         """The cases whose inner values are known, each with these and its inputs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -241,8 +241,20 @@ def floors(
         for seed in (0, 1):
             other = load(nudged_weights(Source(model), seed).proto)
             yield deviation(start, other.run(nudged_feeds(feeds, seed + 3))[0])
+        single = {name: constant.numpy() for name, constant in parts.constants.items() if _is_number(constant)}
+        if single:  # those are no weights to `nudged_weights`, though a rewrite may fold them
+            fed = replace(parts, leaves={**parts.leaves, **dict.fromkeys(single)})
+            fed.constants = {name: c for name, c in parts.constants.items() if name not in single}
+            model, feeds = assemble(book, fed, [wanted], {**values, **single})
+            session = load(model)
+            for seed in (5, 6):
+                yield deviation(start, session.run(nudged_feeds(feeds, seed))[0])
     except (LoadError, RunError):
         return
+
+
+def _is_number(constant: Constant) -> bool:
+    return constant.size == 1 and constant.numpy().dtype.kind == "f"
 
 
 def _bytes(value: Any) -> int:

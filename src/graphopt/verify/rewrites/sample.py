@@ -47,7 +47,8 @@ _GEOMETRY = {
     "LSTM": (4,), "GRU": (4,), "RNN": (4,), "SequenceAt": (1,), "DFT": (1, 2), "STFT": (1, 3), "Compress": (1,),
     "GridSample": (1,), "Col2Im": (1, 2), "AffineGrid": (1,), "BitShift": (1,), "MaxUnpool": (1, 2),
 }  # fmt: skip
-_TRAPS = {"Div", "Mod"}  # integer division by zero ends the process
+# Integer division by zero ends the process; powers of integers are computed in float64, which has not all of them.
+_TRAPS = {"Div", "Mod", "Pow"}
 _FULL = {"LSTM", "GRU", "RNN"}  # an empty batch ends the process (ONNX Runtime 1.31); other domains may do so, too
 
 
@@ -196,6 +197,8 @@ class Sampler:
 
     def _divides(self, step: NodeProto) -> bool:
         """Whether integers can be divided by the divisor, whatever they are."""
+        if step.op_type == "Pow":
+            return False
         divisor = self.book.chapter.constants.get(step.input[1])
         return divisor is not None and not np.isin(divisor.numpy(), (0, -1)).any()
 

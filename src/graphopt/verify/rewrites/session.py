@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import ModelProto
 
+from graphopt.verify import limits
 from graphopt.verify.run import Feeds, LoadError, RunError, Session, one_line
 from graphopt.verify.source import Source
 
@@ -25,15 +26,20 @@ class Runner(Protocol):
 
 
 class Quick:
-    """A session of ONNX Runtime, its optimizations off, whose runs are not watched. Raises `LoadError`."""
+    """A session of ONNX Runtime, its optimizations off, whose runs are not watched. It takes its memory from the arena
+    that verification has anyway; where that is not enough, from one of its own. Raises `LoadError`."""
 
     def __init__(self, model: ModelProto, threads: int = 1) -> None:
+        self.names = list(dict.fromkeys(value.name for value in model.graph.output))
+        self._model, self._threads = model, threads
+        self._session = self._load(shared=True)
+
+    def _load(self, shared: bool) -> Any:
         import onnxruntime
 
-        self.names = list(dict.fromkeys(value.name for value in model.graph.output))
         try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
+            return onnxruntime.InferenceSession(
+                self._model.SerializeToString(), _options(self._threads, shared), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exception classes have no public base but Exception
             raise LoadError(one_line(error)) from error
@@ -45,14 +51,18 @@ class Quick:
 
     def run(self, feeds: Feeds) -> list[Any]:
         """The values of all outputs. Raises `RunError`."""
-        try:
-            return list(self._session.run(self.names, dict(feeds), _run_options()))
-        except Exception as error:  # the same
-            raise RunError(one_line(error)) from error
+        for last in (False, True):
+            try:
+                return list(self._session.run(self.names, dict(feeds), _run_options()))
+            except Exception as error:  # the same
+                if last or not limits.is_about_memory(error):
+                    raise RunError(one_line(error)) from error
+            self._session = self._load(shared=False)
+        raise AssertionError
 
 
 @lru_cache(maxsize=4)
-def _options(threads: int) -> Any:
+def _options(threads: int, shared: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -60,6 +70,8 @@ def _options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if shared:
+        limits.join_arena(options, limits.LEAST)
     return options
 
 

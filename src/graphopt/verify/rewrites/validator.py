@@ -25,6 +25,8 @@ from graphopt.verify.rewrites.session import Runner, small
 from graphopt.verify.run import LoadError, RunError
 from graphopt.verify.source import Source
 
+_NO_INPUTS = "no inputs were found that the original runs on"
+
 __all__ = ["Finding", "Findings", "Validator"]
 
 
@@ -127,9 +129,15 @@ class Validator:
         start = time.monotonic()
         cases, problem = self._values(chapter, base, watch, large, found, book)
         spent = time.monotonic() - start
+        wrong = {id(finding.site) for finding in found.wrong}
+        for site in (site for site in chapter.sites if site.place == "model" and id(site) not in wrong):
+            if cases:
+                found.validation.replayed += 1  # as a whole, see `_values`
+            else:
+                self._unchecked(found, site, problem or _NO_INPUTS)
         if not cases:
             for site in replayable:
-                self._unchecked(found, site, problem or "no inputs were found that the original runs on")
+                self._unchecked(found, site, problem or _NO_INPUTS)
         else:
             self._replay(book, replayable, cases, found)
         self._sample(book, waiting, cases[0] if cases else {}, found)
@@ -206,9 +214,10 @@ class Validator:
         except (LoadError, RunError, MemoryError) as error:
             self._taken_over(found, book, f"the model that was taken over does not run: {error}", {})
             return [], "the model that it was made in does not run"
+        random = self.reference.randomness.dependents
         for case, run in zip(cases, runs, strict=True):
             for name, expected, actual in zip(base.graph.output, case.outputs, run, strict=True):
-                apart = agree(expected, actual)
+                apart = agree(expected, actual) if name.name not in random else None
                 if apart is not None:
                     self._taken_over(found, book, f"output {name.name!r}: {describe(apart)}", case.feeds)
         return [{**run.watched, **case.feeds} for case, run in zip(cases, runs, strict=True)], ""
@@ -224,8 +233,8 @@ class Validator:
             self._observe(watch, large)
         elif not self._watched.issuperset(watch) or not self._cases:
             self._capture_more(watch)
-        reference = self.reference
-        return self._cases, reference.problem or next(iter(reference.found.unchecked), "")
+        found = self.reference.found
+        return self._cases, self.reference.problem if found.cases else next(iter(found.unchecked), "")
 
     def _observe(self, watch: list[str], large: frozenset[str] = frozenset()) -> None:
         self._reference = Observed(self.source, self._inputs, watch, large=large, budget=self.budget)
