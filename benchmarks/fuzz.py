@@ -25,7 +25,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent / "tests"
-sys.path[:0] = [str(HERE), str(TESTS)]
+sys.path[:0] = [str(TESTS), str(HERE)]  # `fuzz` is the package there, not this script
 
 from common import SINGLE_THREAD, describe_machine, write_json  # noqa: E402
 

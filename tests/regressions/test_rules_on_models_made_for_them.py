@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper, parser
 
@@ -82,6 +83,19 @@ def test_what_a_loop_returns_unchanged_is_hoisted_once(monkeypatch: pytest.Monke
             e = Constant<value = bool {0}>()  w = Neg(v)  p = Identity(x)  q = Relu(x) } > }"""
     after, report = run("hoist-invariants", text)
     assert after == ["Relu", "Loop"] and len(report.rewrites) == 1
+
+
+@pytest.mark.parametrize(("opset", "operands"), [(9, 3), (11, 2)])
+def test_gemm_had_no_optional_bias(opset: int, operands: int) -> None:
+    text = "g (float[2,3] x) => (float[2,4] y) { n = BatchNormalization(x, g, zero, zero, g)  y = MatMul(n, w) }"
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
+    for name, array in {"g": np.ones(3), "zero": np.zeros(3), "w": np.ones((3, 4))}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    work = from_proto(model)
+    registry.get("fuse-bn-gemm").make().run(work, Context())
+    onnx.checker.check_model(to_proto(work), full_check=True)
+    [node] = work.graph
+    assert node.op == "Gemm" and len(node.inputs) == operands
 
 
 def test_blocks_of_a_scalar_scale() -> None:

@@ -56,9 +56,9 @@ def defaults(draft: Draft) -> None:
     """Lists some initializers as inputs: defaults, which a caller may override (and this one sometimes does)."""
     chooser = draft.chooser
     for tensor in draft.initializers:
-        if not chooser.chance(25):
+        var = next((var for var in draft.values if var.name == tensor.name), None)
+        if var is None or not chooser.chance(25):
             continue
-        var = next(var for var in draft.values if var.name == tensor.name)
         draft.overridable.append(var)
         free = var.dtype in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE) and var.const is not None
         if free and var.const is not None and chooser.chance(30):

@@ -1,7 +1,7 @@
 """Initializers with the same dtype, shape and bits become one.
 
 Bits, not values: 0.0 and -0.0, or two NaNs with other payloads, stay apart. Guards: defaults that a caller may override
-stay; one that is returned keeps its name.
+stay; one that is returned keeps its name; running statistics of a BatchNormalization in training mode stay apart.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Deduplicate(Pass):
 def _merge(graph: Graph, ctx: Context) -> None:
     seen: dict[Any, _Alike] = {}
     for value in list(graph.initializers.values()):
-        if value.is_input or value.tensor is None or not (value.users or value.outs):
+        if value.is_input or value.tensor is None or not (value.users or value.outs) or _is_updated(value):
             continue
         first = seen.setdefault(_key(value.tensor), _Alike()).find(value, value.tensor)
         if first is not value and not value.outs and ctx.allow("deduplicate", value.name):
@@ -47,6 +47,15 @@ def _merge(graph: Graph, ctx: Context) -> None:
             value.replace_with(first)
             graph.erase_initializer(value)
             ctx.record("deduplicate", [value.name], [first.name], graph)
+
+
+def _is_updated(value: Value) -> bool:
+    """Whether a BatchNormalization in training mode reads it as running statistics: ONNX Runtime (1.31) writes the new
+    ones into the same memory, so that another reader would see them."""
+    return any(
+        node.op == "BatchNormalization" and len(node.outputs) > 1 and any(node.input(slot) is value for slot in (3, 4))
+        for node in value.users
+    )
 
 
 class _Alike:

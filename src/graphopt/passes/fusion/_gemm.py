@@ -75,6 +75,8 @@ def _with_bias(m: Match, new: Builder, weight: Value, scale: NDArray | None, shi
     gemm, b, beta = m.gemm, m.get("b"), m.gemm.attr("beta", 1.0)
     if b is None or (scale is None and shift is None):
         if shift is None:
+            if b is None and new.graph.opset() < 11:  # Gemm had no optional C
+                b = new.constant(np.zeros(1), f"{gemm.label}_bias", like=m.w)
             return new.Gemm(m.x, weight, b, like=gemm)
         beta = 0.0
     elif not b.is_const:

@@ -4,9 +4,9 @@ ONNX Runtime (1.31, MatMul_BatchNormalization_Fusion) works a BatchNormalization
 through any Reshape and Transpose in between. It looks at the number of channels, not at where the columns went: when
 the channels are another axis of the same size, the wrong ones are scaled.
 
-Guards: in inference; constant parameters; one to three nodes in between, each read by the next alone; as many channels as columns.
-Not where the columns are the channels for certain: after Transposes that move them to axis 1, or a Reshape that keeps
-them last.
+Guards: in inference; constant parameters; one to three nodes in between, each read by the next alone; as many channels
+as columns. Not where the columns are the channels for certain: after Transposes that move them to axis 1, or a Reshape
+that keeps them last.
 """
 
 from onnx import TensorProto

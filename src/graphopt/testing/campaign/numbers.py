@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Numbers", "Outcome"]
 
 Outcome = tuple[str, str, str]  # verdict, why, agreement
+_PATIENCE = 4.0  # times the seconds, for the second look at what did not pass
 Tell = Callable[[str], None]
 
 
@@ -34,7 +35,7 @@ class Numbers:
         self.skip = crashed
         self._outputs: list[list[Any]] | None = None
         self._reference: Reference | None = None
-        self._evaluator = self._random = False
+        self._evaluator = self._random = self._is_patient = False
 
     def verdict(self, result: ModelProto, name: str) -> Outcome:
         """The verdict on a result. name: of the pass, for `tell`."""
@@ -147,14 +148,20 @@ class Numbers:
         """What verification says, which knows the original's own noise; or why there is none."""
         from graphopt.verify import Budget, Reference
 
-        self.tell(f"judging {name}")
-        try:
-            if self._reference is None:
-                feeds = [feeds for feeds, _ in self.case.runs] or None
-                self._reference = Reference(self.original, feeds, budget=Budget(seconds=self.seconds))
-            return self._reference.check(result)
-        except GraphoptError as error:
-            return _reason(str(error))
+        feeds = [feeds for feeds, _ in self.case.runs] or None
+        while True:
+            self.tell(f"judging {name}")
+            try:
+                if self._reference is None:
+                    self._reference = Reference(self.original, feeds, budget=Budget(seconds=self.seconds))
+                report = self._reference.check(result)
+            except GraphoptError as error:
+                return _reason(str(error))
+            if report.status == "passed" or self._is_patient:
+                return report
+            self._reference.close()
+            self.seconds *= _PATIENCE  # what too little time leaves open, or calls gross, may be rounding after all
+            self._reference, self._is_patient = None, True
 
     def _by_verification(self, result: ModelProto, name: str) -> Outcome:
         report = self._judged(result, name)

@@ -27,6 +27,11 @@ def _batch(c: Call) -> None:
     if c.opset >= 14 and c.dtype(0) == TensorProto.FLOAT and c.n_out in (None, 3) and c.chooser.chance(12):
         c.attr("training_mode", 1)  # then the running statistics are outputs, too
         c.n_out = 3
+        if c.attrs["training_mode"] == 1:
+            for slot in (3, 4):  # ORT writes the new ones where the old ones are: nothing else may read those
+                own = c.constant(c.dtype(slot), channels, positive if slot == 4 else plain)
+                c.draft.values.remove(own)
+                c.inputs[slot] = own
 
 
 def _instance(c: Call) -> None:

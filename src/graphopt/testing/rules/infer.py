@@ -22,6 +22,7 @@ def inferred(model: ModelProto, strict: bool = False) -> ModelProto:
 
 
 _SCALARS = frozenset("Clip Compress CumSum Loop OneHot Pad Range Resize Slice TopK Trilu Upsample".split())
+_VARIADIC = frozenset("Concat Einsum Max Mean Min SequenceConstruct Sum".split())
 _POSITIVE = frozenset(
     "block_size blocksize dilations group hidden_size kernel_shape kv_num_heads num_groups num_heads num_outputs "
     "q_num_heads rotary_embedding_dim size strides".split()
@@ -32,8 +33,8 @@ _NORMS = ("LayerNormalization", "RMSNormalization")
 def check_sane(model: ModelProto) -> None:
     """Raises DoesNotFit for what onnx's inference ends the process over, or ONNX Runtime computes garbage from.
 
-    A Split with other outputs than sizes, an axis far out, no element where one is read, sizes and counts below 1, a
-    body that returns one value twice.
+    An operand left out of many, a Split with other outputs than sizes, an axis far out, no element where one is read,
+    sizes and counts below 1, a body that returns one value twice.
     """
     known: dict[str, int] = {t.name: int(t.dims[0]) for t in model.graph.initializer if len(t.dims) == 1}
     ranks = {t.name: len(t.dims) for t in model.graph.initializer}
@@ -60,6 +61,8 @@ def check_sane(model: ModelProto) -> None:
                 known.update({t.name: int(t.dims[0]) for t in attribute.g.initializer if len(t.dims) == 1})
             elif node.op_type == "Constant" and attribute.type == onnx.AttributeProto.TENSOR:
                 known[node.output[0]] = int(arrays(attribute.t).size)
+        if node.op_type in _VARIADIC and not all(node.input):
+            raise DoesNotFit("an operand that is left out")
         if node.op_type.startswith("Random") and any(a.name == "scale" and not a.f > 0 for a in node.attribute):
             raise DoesNotFit("no deviation")
         if node.op_type in _SCALARS and any(known.get(name) == 0 for name in node.input):

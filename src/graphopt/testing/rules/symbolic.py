@@ -59,7 +59,13 @@ def _by_runtime(model: ModelProto) -> ModelProto | None:
     logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.CRITICAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            inferred: ModelProto | None = SymbolicShapeInference.infer_shapes(_bare(model), auto_merge=False)
+            solver = SymbolicShapeInference(2**31 - 1, False, 0, 0)  # its own driver writes a file where it fails
+            solver._preprocess(_bare(model))
+            done = True
+            while solver.run_:
+                done = solver._infer_impl()
+            solver._update_output_from_vi()
+            inferred: ModelProto | None = solver.out_mp_ if done else None
     except Exception:  # noqa: BLE001 - it raises bare Exceptions and failed assertions where it gives up
         return None
     return inferred
