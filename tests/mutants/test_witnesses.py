@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +22,7 @@ FORM = [mutant for mutant in MUTANTS if mutant.shows == "interface" or mutant.na
 WRONG = [mutant for mutant in MUTANTS if mutant not in FORM]
 
 
-def each(mutants: list[Mutant]) -> Any:
+def each(mutants: list[Mutant]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("mutant", mutants, ids=lambda mutant: mutant.name)
 
 

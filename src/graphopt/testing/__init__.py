@@ -31,7 +31,10 @@ _HOME = {
     "models": "strategies",
     "near": "near_misses",
     "random_model": "drawing",
-    "BackendCase": "backend", "CampaignReport": "campaign", "backend_cases": "backend", "run_campaign": "campaign",
+    "BackendCase": "backend",
+    "CampaignReport": "campaign",
+    "backend_cases": "backend",
+    "run_campaign": "campaign",
 }
 __all__ = [
     "BackendCase",

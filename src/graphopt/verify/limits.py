@@ -32,6 +32,7 @@ PATIENCE = 120.0  # seconds that an operator may take after its run was to stop
 on_stuck: list[Callable[[str], None]] = []  # what is called then: no runtime stops within an operator
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
+
 def allowance(source: Source) -> int:
     """Bytes that the runtime may take for the values of `source` and its weights together."""
     return source.memory or LEAST + _TIMES * source.weight_bytes
