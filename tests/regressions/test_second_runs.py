@@ -54,3 +54,14 @@ def test_dead_readers_in_functions() -> None:
         '<domain: "local", opset_import: ["": 7]> f (x) => (y) { y, mask = Dropout(x)  s = Sqrt(mask) }'
     )
     assert [node.op_type for node in conformance("default", model).model.graph.node] == ["Identity"]
+
+
+def test_constants_of_the_last_rules_are_merged() -> None:
+    """What avoid-qdq-merge adds may equal a constant that is there."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 16]> g (float[4] x, float[4] z) => (float[4] y, float[P] w) '
+        "<float s = {0.5}, float t = {0.25}, uint8 n = {3}, int64[1] zero = {0}, int64[1] two = {2}> "
+        "{ q = QuantizeLinear(x, s, n)  d = DequantizeLinear(q, s, n)  r = QuantizeLinear(d, t, n) "
+        "y = DequantizeLinear(r, t, n)  w = Slice(z, zero, two) }"
+    )
+    conformance("default", model, {"x": np.full(4, 0.7, np.float32), "z": np.ones(4, np.float32)})

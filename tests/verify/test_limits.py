@@ -177,3 +177,17 @@ def test_a_budget_may_have_more_memory_or_less() -> None:
         verify(model, model, feeds, budget=Budget(memory=1 << 24))
     larger = {"s": np.array([6000, 6000])}
     assert verify(model, model, larger, budget=Budget(memory=2 << 30)).status == "passed"
+
+
+def test_a_shape_of_endless_dims_is_not_shown_to_the_runtime() -> None:
+    """ONNX Runtime makes a dim for each of them."""
+    model = parse("g (float[6] x, int64[9223372036854775807] s) => (float[a] y) { y = Reshape(x, s) }")
+    found = verify(model, model)
+    assert found.status == "unchecked"
+    assert "more than the limit" in found.unchecked[0]
+
+
+def test_an_attribute_of_the_wrong_type_is_the_runtimes_to_refuse() -> None:
+    model = parse("g (float[2] x) => (int64[2] y) { y = Cast <to = 7> (x) }")
+    model.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("to", [7, 7]))
+    assert verify(model, model).status == "unchecked"

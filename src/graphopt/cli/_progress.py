@@ -18,16 +18,17 @@ DELAY = 1.0  # seconds of silence: quick work shows nothing at all
 class ProgressLine:
     """A context manager that is called as ``progress(stage, done, total)``, from any thread.
 
-    total <= 0: unknown, shown as a moving bar. Nothing appears in the first `delay` seconds, nor when `quiet`.
+    total <= 0: unknown, shown as a moving bar. Nothing appears in the first `delay` seconds (DELAY without one), nor
+    when `quiet`.
 
     >>> with ProgressLine(quiet=True) as progress:
     ...     progress("verify", 1, 4)
     """
 
-    def __init__(self, *, quiet: bool = False, delay: float = DELAY) -> None:
+    def __init__(self, *, quiet: bool = False, delay: float | None = None) -> None:
         self._quiet = quiet
         self._lock = threading.RLock()
-        self._timer = threading.Timer(delay, self._start)
+        self._timer = threading.Timer(DELAY if delay is None else delay, self._start)
         self._timer.daemon = True
         self._now = ("starting", 0, 0)
         self._started = self._closed = False

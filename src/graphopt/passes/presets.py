@@ -9,11 +9,11 @@ PRESETS = {
     ),
     "fuse": (
         "Vertical fusion (Conv+BN+ReLU, biases, affine operators, Pad) and the clean-up that it needs.",
-        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,dead-code",
+        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,deduplicate,dead-code",
     ),
     "default": (
         "Everything that is always right and never slower, for this target.",
-        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,dead-code",
+        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,deduplicate,dead-code",
     ),
 }
 

@@ -15,7 +15,7 @@ from graphopt.errors import GraphoptError
 from graphopt.verify.compare import Deviation, deviation, flatten, slack_of, tolerance_for
 from graphopt.verify.interface import interface_differences, interface_notes
 from graphopt.verify.judge import Judge
-from graphopt.verify.limits import TOO_LARGE, allowance
+from graphopt.verify.limits import TOO_LARGE, allowance, elements
 from graphopt.verify.randomness import Randomness, pinned
 from graphopt.verify.report import Budget, OutputCheck, Run, VerificationReport
 from graphopt.verify.run import LoadError, RunError, RunTimeout, RunTooLarge, Session
@@ -23,6 +23,7 @@ from graphopt.verify.search import Case, Cases, find_cases
 from graphopt.verify.source import Source
 from graphopt.verify.spec import input_specs, symbols_of
 from graphopt.verify.transformers import Incident, name_faults
+from graphopt.verify.values import feed_elements
 
 __all__ = ["Reference", "verify"]
 
@@ -99,6 +100,10 @@ class Reference:
             return
         if self.budget.seconds <= 0:
             self.found.unchecked.append("the outputs: the budget leaves no time")
+            return
+        count = feed_elements(input_specs(self.source.proto), {})
+        if self._given is None and count > elements(allowance(self.source)):  # no runtime is shown them
+            self.found.unchecked.append(f"the outputs: its inputs have {min(count, 10**18):.2g} elements, {TOO_LARGE}")
             return
         try:
             self._session = self._open()

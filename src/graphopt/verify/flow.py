@@ -120,7 +120,8 @@ class Flow:
                     yield space, body.input[inner].name, state
             return
         if op in _KEEPS_ALL or slot in _KEEPS.get(op, ()):
-            state = (scale, offset, cast or (op == "Cast" and attribute(node, "to", 0) in _INTEGERS), bounded)
+            to = attribute(node, "to", 0) if op == "Cast" else 0  # of any type, in a file that is damaged
+            state = (scale, offset, cast or (isinstance(to, int) and to in _INTEGERS), bounded)
         elif op in _BOUNDS:
             state = (scale, offset, cast, True)
         elif op in ("Add", "Sub", "Mul", "Div"):

@@ -130,6 +130,8 @@ class Session:
         try:
             names = [value.name for value in self.outputs]
             room = self._allowance // 2  # numpy's operators make several copies
+            if self.note and limits.trial(lambda: self._evaluator.run(names, feeds, timeout, room), timeout, room):
+                raise self._too_large()
             values: list[Any] = self._evaluator.run(names, feeds, timeout, room)
         except TooLong as error:
             raise RunTimeout(f"stopped: {error}") from error

@@ -146,7 +146,7 @@ class SignsIgnored(Pass):
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "Abs": np.abs, "Add": np.add, "Identity": np.copy, "Mul": np.multiply, "Neg": np.negative, "Sub": np.subtract,
+    "Abs": np.abs, "Add": np.add, "Mul": np.multiply, "Neg": np.negative, "Sub": np.subtract,
 }  # fmt: skip
 
 
@@ -165,7 +165,7 @@ class DefaultsFolded(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         for graph in model.scopes(functions=False):
-            for node in graph:
+            for node in graph.nodes:
                 given = [value for value in node.inputs if value is not None and value.tensor is not None]
                 if node.op not in FUNCTIONS or node.domain or len(given) < len(node.inputs):
                     continue

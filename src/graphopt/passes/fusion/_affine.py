@@ -14,6 +14,7 @@ from graphopt.ir import NDArray, Node, Value
 from graphopt.rewrite import Refusal, refuse
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_TINY = np.finfo(np.float32).tiny  # below it are subnormals, and zero, which makes NaN of infinity
 # Bytes that scaled copies of a weight which others read, too, may add to the file: what is saved must be worth them.
 FOR_AN_OPERATOR, FOR_A_NORMALIZATION = 32 << 10, 16 << 20
 
@@ -102,6 +103,9 @@ def scaled(weight: Value, factor: NDArray, worth: int = FOR_AN_OPERATOR) -> NDAr
         if array.dtype == np.float32:  # in blocks of numpy's own: no float64 copy of the whole
             result = np.empty(array.shape, array.dtype)
             np.multiply(array, factor, out=result, dtype=np.float64, casting="same_kind")
+            peak = max(result.max(initial=0.0), -result.min(initial=0.0))
+            if peak < _TINY and array.any() and np.any(factor):
+                return refuse("the scaled weights would be too small for float32")
         else:
             exact = array.astype(np.float64) * factor
             result = exact.astype(array.dtype)
