@@ -120,7 +120,7 @@ def _terms(dim: str) -> set[str]:
 
 
 def _evaluate(dim: str, binding: Mapping[str, int]) -> int:
-    """The value of an expression that `_terms` accepts, worked bottom up (reverse of the breadth-first order)."""
+    """The value of an expression, worked bottom up (reverse of the breadth-first order); 1 for what is none."""
     tree = _tree(dim)
     if tree is None:
         return 1
@@ -131,8 +131,8 @@ def _evaluate(dim: str, binding: Mapping[str, int]) -> int:
         elif isinstance(node, ast.Constant):
             values[node] = int(node.value) if isinstance(node.value, (int, float)) and isfinite(node.value) else 1
         elif isinstance(node, ast.BinOp):
-            values[node] = _apply(node.op, values[node.left], values[node.right])
-    return values[tree]
+            values[node] = _apply(node.op, values.get(node.left, 1), values.get(node.right, 1))
+    return values.get(tree, 1)
 
 
 def _apply(operator: ast.operator, left: int, right: int) -> int:
