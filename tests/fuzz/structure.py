@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, defs, helper
+
+from graphopt.verify.source import bodies
 
 Mutation = Callable[[ModelProto, Random], None]
 MUTATIONS: list[Mutation] = []
@@ -30,14 +32,6 @@ def graphs(model: ModelProto) -> list[GraphProto]:
         for node in graph.node:
             pending += bodies(node)
     return found
-
-
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == AttributeProto.GRAPHS:
-            yield from attribute.graphs
 
 
 def scopes(model: ModelProto) -> list[Any]:

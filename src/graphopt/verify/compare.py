@@ -64,6 +64,15 @@ class Deviation:
         """Whether there is no difference."""
         return not self.kind and not self.mismatches and self.peak == 0.0
 
+    def in_words(self) -> str:
+        """What a reader is told of it."""
+        if self.kind:
+            return self.kind
+        if self.mismatches:
+            what = "elements differ" if self.exact else "elements disagree as NaN or infinity"
+            return f"{self.mismatches} of {self.total} {what}"
+        return f"error of {self.peak:.2g} of the output's scale at its peak, {self.rms:.2g} on average"
+
     def check(self, name: str) -> OutputCheck:
         """The figures, as part of a report."""
         return OutputCheck(

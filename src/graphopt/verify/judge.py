@@ -226,7 +226,7 @@ class Judge:
         drift = self.reference.compare(place, expected[place], moved[place]) if moved is not None else Deviation()
         note = "ONNX Runtime's own optimizations change the original in the same way"
         runtime = "" if self._is_rounding(number, case, place, expected, drift) else "both"
-        return Verdict(True, f"{note} ({_plainly(drift)})", note=note, runtime=runtime)
+        return Verdict(True, f"{note} ({drift.in_words()})", note=note, runtime=runtime)
 
     def _is_rounding(self, number: int, case: Case, place: int, expected: list[Any], drift: Deviation) -> bool:
         """Whether what the runtime does to the original is no more than a change in the last place does: where numbers
@@ -261,11 +261,11 @@ class Judge:
             lost = _meaningless(floor) and not found.kind and found.far_rms <= _LOST * floor.far_rms
             if self._within(found, floor) or (lost and found.mismatches <= _COUNT * floor.mismatches):
                 return Verdict(False, _unstable(floor), unjudged=True)
-            return Verdict(False, _plainly(found))
+            return Verdict(False, found.in_words())
         moved = self.result(self.reference.source, True, number)
         if moved is not None and self._near(number, case, place, moved, outputs):
             return self._same_change(number, case, place, expected)
-        what = f"{_plainly(found)}; without them it agrees"
+        what = f"{found.in_words()}; without them it agrees"
         why = f"ONNX Runtime's optimizations break it, though not the original ({what})"
         return Verdict(False, why, runtime="other")
 
@@ -315,21 +315,12 @@ class Judge:
         return time.monotonic() + extra * case.seconds > self.deadline
 
 
-def _plainly(found: Deviation) -> str:
-    if found.kind:
-        return found.kind
-    if found.mismatches:
-        what = "elements differ" if found.exact else "elements disagree as NaN or infinity"
-        return f"{found.mismatches} of {found.total} {what}"
-    return f"error of {found.peak:.2g} of the output's scale at its peak, {found.rms:.2g} on average"
-
-
 def _undecided(found: Deviation) -> Verdict:
     """Out of time: only what is far beyond rounding is called wrong."""
     gross = bool(found.kind) or found.far_rms > _GROSS or found.mismatches > _GROSS * max(1, found.total)
     if gross:
-        return Verdict(False, _plainly(found))
-    return Verdict(False, f"no time was left to tell rounding from error ({_plainly(found)})", unjudged=True)
+        return Verdict(False, found.in_words())
+    return Verdict(False, f"no time was left to tell rounding from error ({found.in_words()})", unjudged=True)
 
 
 def _meaningless(floor: Deviation) -> bool:

@@ -15,7 +15,7 @@ _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 def _recurrent(c: Call) -> None:
     direction = c.attr("direction", None, "forward", "reverse", "bidirectional")
     directions = 2 if direction == "bidirectional" else 1
-    layout = c.attrs.get("layout", 0)  # 1 is not implemented in ORT
+    layout = c.attrs.get("layout", 0)  # ONNX Runtime runs 0 alone
     if c.given(0) is None:
         c.make(
             0, (c.chooser.pick((2, 1, 3)), c.chooser.pick((1, 2)), c.chooser.pick((2, 3))), plain, (TensorProto.FLOAT,)

@@ -10,7 +10,7 @@ import numpy as np
 
 from graphopt.verify.compare import Deviation, deviation, tolerance_for
 
-__all__ = ["agree", "describe", "within_noise"]
+__all__ = ["agree", "within_noise"]
 
 _NODES = 16  # the rounding of as many operators is allowed to one site
 _SLICE = 16  # elements that a local scale needs behind it, as in `deviation`
@@ -174,13 +174,3 @@ def within_noise(
         ):
             return True
     return False
-
-
-def describe(found: Deviation) -> str:
-    """A difference in words."""
-    if found.kind:
-        return found.kind
-    if found.mismatches:
-        what = "elements differ" if found.exact else "elements disagree as NaN or infinity"
-        return f"{found.mismatches} of {found.total} {what}"
-    return f"error of {found.peak:.2g} of the scale at its peak, {found.rms:.2g} on average"

@@ -15,7 +15,7 @@ from graphopt.ir.wire import Buffer
 from graphopt.verify.compare import Deviation, deviation
 from graphopt.verify.noise import nudged_feeds, nudged_weights
 from graphopt.verify.rewrites.book import Book, Parts, assemble, plain
-from graphopt.verify.rewrites.closeness import agree, describe, within_noise
+from graphopt.verify.rewrites.closeness import agree, within_noise
 from graphopt.verify.rewrites.session import Runner, small
 from graphopt.verify.run import LoadError, RunError
 from graphopt.verify.source import Source
@@ -59,7 +59,7 @@ def _difference(old: Constant, new: Constant) -> str:
     ):
         return ""
     found = deviation(left_array, right_array)
-    return "" if found.none else describe(found)
+    return "" if found.none else found.in_words()
 
 
 def _same_bytes(left: Buffer, right: Buffer) -> bool:
@@ -209,7 +209,7 @@ class Replay:
             window = self.book.window(site)
             needed = self._inputs(window.old, values)
             if needed is None or not within_noise(apart, floors(self.book, window.old, left, needed, self.load)):
-                return Fault(f"{describe(apart)} (on the model's own values)", needed or {})
+                return Fault(f"{apart.in_words()} (on the model's own values)", needed or {})
         return None
 
     def _inputs(self, parts: Parts, values: Mapping[str, Any]) -> dict[str, Any] | None:

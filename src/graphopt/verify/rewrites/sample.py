@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from graphopt.analysis.record import Constant, Site
 from graphopt.verify.compare import Deviation
 from graphopt.verify.rewrites.book import Book, Window, assemble, plain
-from graphopt.verify.rewrites.closeness import agree, describe, within_noise
+from graphopt.verify.rewrites.closeness import agree, within_noise
 from graphopt.verify.rewrites.replay import Fault, floors
 from graphopt.verify.rewrites.session import Runner
 from graphopt.verify.rewrites.values import Entry, is_float, make, samples, shape_in
@@ -242,7 +242,7 @@ class _Pair:
             apart = agree(expected, actual)
             self.swallowed |= isinstance(expected, np.ndarray) and expected.dtype.kind == "f" and _is_nan(expected)
             if apart is not None and not within_noise(apart, self._floors(left, feeds)):
-                return describe(apart)
+                return apart.in_words()
         return ""
 
     def _is_right(self, name: str, value: Any) -> bool:

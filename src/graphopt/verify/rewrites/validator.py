@@ -18,7 +18,7 @@ from graphopt.report import Validation
 from graphopt.verify.report import Budget
 from graphopt.verify.rewrites.book import Book
 from graphopt.verify.rewrites.capture import Captured, Observed, capture, input_bytes
-from graphopt.verify.rewrites.closeness import agree, describe
+from graphopt.verify.rewrites.closeness import agree
 from graphopt.verify.rewrites.replay import Fault, Replay, same_by_form, same_constants
 from graphopt.verify.rewrites.sample import Sampler
 from graphopt.verify.rewrites.session import Runner, small
@@ -219,7 +219,7 @@ class Validator:
             for name, expected, actual in zip(base.graph.output, case.outputs, run, strict=True):
                 apart = agree(expected, actual) if name.name not in random else None
                 if apart is not None:
-                    self._taken_over(found, book, f"output {name.name!r}: {describe(apart)}", case.feeds)
+                    self._taken_over(found, book, f"output {name.name!r}: {apart.in_words()}", case.feeds)
         return [{**run.watched, **case.feeds} for case, run in zip(cases, runs, strict=True)], ""
 
     @staticmethod
