@@ -185,9 +185,16 @@ def test_pads_refused(calls: str, reason: str) -> None:
 
 
 def test_pads_of_chosen_axes() -> None:
-    weights = "<int64[2] p = {1, 1}, int64[1] axes = {1}, float v = {0}>"
+    weights = "<int64[2] p = {1, 2}, int64[6] q = {0, 0, 3, 0, 5, 0}, int64[1] axes = {-2}, float v = {0}>"
+    calls = "a = Pad(x, p, v, axes)  y = Pad(a, q, v)"
+    after = fires("compose-pads", f"{X} => {ANY} {weights} {{ {calls} }}", "Pad", 18)
+    assert any(list(numpy_helper.to_array(t).reshape(-1)) == [0, 1, 3, 0, 7, 0] for t in after.graph.initializer)
+
+
+def test_pads_of_axes_that_are_not_certain() -> None:
+    weights = "<int64[2] p = {1, 2}, float v = {0}>"
     calls = "a = Pad(x, p, v, axes)  y = Pad(a, p, v, axes)"
-    refuses("compose-pads", f"{X} => {ANY} {weights} {{ {calls} }}", "chosen axes", 18)
+    refuses("compose-pads", f"(float[N, 3, 4] x, int64[1] axes) => {ANY} {weights} {{ {calls} }}", "not constant", 18)
 
 
 AB = "(float[N, 3] p, float[N, 2] q) => (float[N, M] y)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.ir import Node
+from graphopt.passes.simplify._facts import every_pad
 from graphopt.rewrite import Refusal, refuse
 
 
@@ -26,31 +27,17 @@ def spatial_pads(pad: Node, rank: int, value: float) -> list[int] | Refusal:
         return refuse("the Pad is over the batch or the channels, too")
     if min(pads) < 0:
         return refuse("a negative pad cuts off")
-    return begins[2:] + ends[2:]
+    return [*begins[2:], *ends[2:]]
 
 
-def _full(pad: Node, rank: int) -> list[int] | Refusal:
+def _full(pad: Node, rank: int) -> tuple[int, ...] | Refusal:
     """Pads of all axes: begins, then ends."""
-    if "pads" in pad.attributes:
-        given = [int(n) for n in pad.attr("pads")]
-    else:
-        operand = pad.input(1)
-        if operand is None or not operand.is_const:
-            return refuse("the pads are computed at run time")
-        given = [int(n) for n in operand.numpy().reshape(-1)]
-    operand = pad.input(3)
-    if operand is None:
-        axes = list(range(rank))
-    elif operand.is_const:
-        axes = [int(n) % rank for n in operand.numpy().reshape(-1)]
-    else:
-        return refuse("the padded axes are computed at run time")
-    if len(given) != 2 * len(axes) or len(set(axes)) != len(axes):
-        return refuse("pads and axes do not fit the rank")
-    full = [0] * (2 * rank)
-    for place, axis in enumerate(axes):
-        full[axis], full[rank + axis] = given[place], given[place + len(axes)]
-    return full
+    for slot, name in ((1, "pads"), (3, "padded axes")):
+        operand = pad.input(slot)
+        if operand is not None and not operand.is_const:
+            return refuse(f"the {name} are computed at run time")
+    pads = every_pad(pad, rank)
+    return refuse("pads and axes do not fit the rank") if pads is None or len(pads) != 2 * rank else pads
 
 
 def _value(pad: Node) -> float | None:

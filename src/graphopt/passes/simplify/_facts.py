@@ -56,6 +56,20 @@ def normalize(axes: Sequence[int] | None, rank: int | None) -> tuple[int, ...] |
     return front
 
 
+def every_pad(node: Node, rank: int | None) -> tuple[int, ...] | None:
+    """The pads of a Pad for every axis (all begins, then all ends), at any opset; None where they are not certain."""
+    pads = option(node, "paddings" if node.graph.opset() < 2 else "pads", 1)
+    if pads is None or node.input(3) is None:
+        return pads
+    axes = normalize(ints(node.input(3)), rank)
+    if axes is None or rank is None or len(pads) != 2 * len(axes):
+        return None
+    full = [0] * (2 * rank)
+    for place, axis in enumerate(axes):
+        full[axis], full[rank + axis] = pads[place], pads[place + len(axes)]
+    return tuple(full)
+
+
 def axis_of(node: Node, rank: int | None, default: int = 0) -> int | None:
     """The attribute `axis`, counted from the front where the rank is known; None where it may not fit.
 

@@ -1,7 +1,7 @@
 """Pad(x, all zero)   ==   x in every mode;  Pad(Pad(x, p), q)   ==   Pad(x, p + q) for constant padding with one value.
 
 Guards of the second: both in constant mode with bitwise the same constant value and only positive pads (a negative pad
-crops what the other pad has added), of a known rank and without `axes`.
+crops what the other pad has added); the rank is known where one of them has `axes`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.ir import NDArray, Node
-from graphopt.passes.simplify._facts import option, vector
+from graphopt.passes.simplify._facts import every_pad, option, vector
 from graphopt.rewrite import Builder, Match, P, refuse, rest, rule
 from graphopt.rewrite.rule import Outcome
 
@@ -30,13 +30,11 @@ def eliminate_pad(m: Match, new: Builder) -> Outcome:
 def compose_pads(m: Match, new: Builder) -> Outcome:
     """Merges two Pads by the same constant."""
     inner, outer = m.inner, m.outer
-    first, second = pads_of(inner), pads_of(outer)
+    first, second = every_pad(inner, m.x.rank), every_pad(outer, m.x.rank)
     if any(_mode(node) != "constant" for node in (inner, outer)):
         return refuse("only constant padding adds up")
     if first is None or second is None or len(first) != len(second):
-        return refuse("the pads are not constant")
-    if len(inner.inputs) > 3 or len(outer.inputs) > 3:
-        return refuse("pads of chosen axes are not merged")
+        return refuse("the pads, their axes or the rank are not constant")
     if min(first + second, default=0) < 0:
         return refuse("a negative pad crops what the other has added")
     values = _fill(inner), _fill(outer)
@@ -45,7 +43,7 @@ def compose_pads(m: Match, new: Builder) -> Outcome:
     total = [a + b for a, b in zip(first, second, strict=True)]
     if inner.graph.opset() < 11:
         return new.Pad(m.x, like=inner, pads=total)
-    return new.Pad(m.x, new.constant(vector(total), "pads"), inner.input(2), like=inner)
+    return new.Pad(m.x, new.constant(vector(total), "pads"), inner.input(2), None, like=inner)
 
 
 def _mode(node: Node) -> str:
