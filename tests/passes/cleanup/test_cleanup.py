@@ -264,6 +264,19 @@ def test_functions_are_inlined():
     assert_same(m, out, X)
 
 
+@pytest.mark.parametrize(
+    ("body", "inlined"), [("y = Exp(a)", False), ("y = Identity(b)  unused = Neg(a)", False), ("y = Clip(b, a)", True)]
+)
+def test_a_call_may_leave_out_what_is_optional_alone(body, inlined):
+    m = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17, "f": 1]> g (float[3] x) => (float[3] y) {{ y = f.a("", x) }}
+        <domain: "f", opset_import: ["": 17]> a (a, b) => (y) {{ {body} }}"""
+    )
+    after, report = apply(m, "inline-functions")
+    assert bool(after.functions) != inlined
+    assert ("inline-functions" in report.refusals) != inlined
+
+
 def test_a_function_that_calls_itself_is_refused():
     m = parser.parse_model(
         """<ir_version: 8, opset_import: ["": 17, "f": 1]> g (float[4,3] x) => (float[4,3] y) { y = f.a(x) }

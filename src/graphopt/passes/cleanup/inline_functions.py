@@ -1,16 +1,17 @@
 """Calls of model-local functions are replaced by the functions' bodies, with onnx's own inliner.
 
 Guards: a recursive function is refused, and so are calls that write out to far more than the model; a function whose
-opset imports contradict the model's stays a call.
+opset imports contradict the model's stays a call; and none is written out where a call lacks an operand it needs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import FunctionProto, inliner
+from onnx import FunctionProto, defs, inliner
 
-from graphopt.ir import Model
+from graphopt.ir import Graph, Model, Node
+from graphopt.ir import schema as schemas
 from graphopt.ir.calls import check_calls
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
@@ -27,6 +28,11 @@ class InlineFunctions(Pass):
         if not model.functions or not ctx.allow("inline-functions"):
             return
         check_calls(model)
+        lacking = _calls_that_lack_an_operand(model)
+        for call in lacking:
+            ctx.refuse("inline-functions", "the call leaves out an operand that the function needs", call)
+        if lacking:
+            return
         _write_out_defaults(model)
         _cover_sparse(model)
         names = sorted(key[1] for key in model.functions)
@@ -36,6 +42,37 @@ class InlineFunctions(Pass):
         after = sum(len(graph) for graph in model.scopes(functions=False))
         if len(model.functions) != len(names) or before != after:
             ctx.record("inline-functions", names, [], model.graph)
+
+
+def _calls_that_lack_an_operand(model: Model) -> list[Node]:
+    """Calls that leave out what the function reads where it is not optional: written out, they would not be valid."""
+    calls = []
+    for graph in model.scopes():
+        for node in graph:
+            body = model.functions.get((node.domain, node.op, node.proto.overload))
+            if body is not None and not _can_do_without(body, node):
+                calls.append(node)
+    return calls
+
+
+def _can_do_without(body: Graph, call: Node) -> bool:
+    missing = [formal for slot, formal in enumerate(body.inputs) if call.input(slot) is None]
+    return not any(formal.is_output for formal in missing) and all(
+        _is_optional(user, slot)
+        for formal in missing
+        for user in formal.users
+        for slot, value in enumerate(user.inputs)
+        if value is formal
+    )
+
+
+def _is_optional(node: Node, slot: int) -> bool:
+    schema = schemas.find(node.op, node.domain, node.graph.opset(node.domain))
+    return (
+        schema is not None
+        and slot < len(schema.inputs)
+        and schema.inputs[slot].option == defs.OpSchema.FormalParameterOption.Optional
+    )
 
 
 def _cover_sparse(model: Model) -> None:
