@@ -1,0 +1,217 @@
+"""What single rewrites gain: small models of one pattern each, the original against what graphopt makes of it.
+
+    python benchmarks/patterns.py
+    python benchmarks/patterns.py horizontal prelu --target onnxruntime --json patterns.json
+
+Measured as `graphopt bench` does: in ONNX Runtime with all its own optimizations, one thread, in turns, in fresh
+processes. A ratio above 1 means that the emitted model is faster. Arguments choose patterns by a part of their name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from common import describe_machine, write_json
+from onnx import helper, numpy_helper
+
+PACKAGES = ("graphopt", "onnx", "onnxruntime", "numpy")
+
+
+class Net:
+    """A model that grows node by node; weights are random, always the same."""
+
+    def __init__(self, *shape: int, opset: int = 17):
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.shape, self.opset = shape, opset
+        self.random = np.random.default_rng(0)
+
+    def weight(self, *shape: int, low: float | None = None) -> str:
+        """Normal numbers whose sums of products stay about 1; or uniform ones from `low` to 1."""
+        fan = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 1
+        drawn = self.random.normal(size=shape) / np.sqrt(fan)
+        return self.constant(drawn if low is None else self.random.uniform(low, 1, shape))
+
+    def constant(self, values: Any, dtype: Any = np.float32) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, op: str, *inputs: str, n_out: int = 1, **attrs: Any) -> Any:
+        names = [f"v{len(self.nodes)}_{k}" for k in range(n_out)]
+        self.nodes.append(helper.make_node(op, inputs, names, **attrs))
+        return names[0] if n_out == 1 else names
+
+    def conv(self, x: str, cin: int, cout: int, k: int = 1, **attrs: Any) -> str:
+        given = {"kernel_shape": [k, k], "pads": [k // 2] * 4, **attrs}
+        made: str = self.add("Conv", x, self.weight(cout, cin, k, k), self.weight(cout), **given)
+        return made
+
+    def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
+        make = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes, "pattern", [make("x", 1, self.shape)], [make(y, 1, None) for y in outputs], self.weights
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
+
+
+def siblings(outputs: Sequence[int], cin: int, k: int, size: int, after: str = "", joined: bool = False) -> Any:
+    net = Net(1, cin, size, size)
+    results = [net.conv("x", cin, cout, k) for cout in outputs]
+    if after:
+        results = [net.add(after, y) for y in results]
+    return net.model([net.add("Concat", *results, axis=1)] if joined else results)
+
+
+def products(widths: Sequence[int], rows: int, inner: int) -> onnx.ModelProto:
+    net = Net(rows, inner)
+    return net.model([net.add("MatMul", "x", net.weight(inner, width)) for width in widths])
+
+
+def prelu(slopes: Any) -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    y = net.conv("x", 64, 64, 3)
+    return net.model([net.conv(net.add("PRelu", y, net.constant(slopes)), 64, 64, 3)])
+
+
+def hard_swish(around: bool) -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    y = net.conv("x", 64, 64, 1) if around else "x"
+    clipped = net.add("Clip", net.add("Add", y, net.constant(3.0)), net.constant(0.0), net.constant(6.0))
+    y = net.add("Div", net.add("Mul", y, clipped), net.constant(6.0))
+    return net.model([net.conv(y, 64, 64, 1) if around else y])
+
+
+def affine_before_conv() -> onnx.ModelProto:
+    net = Net(1, 3, 224, 224)
+    y = net.add("Div", "x", net.constant(255.0))
+    y = net.add("Div", net.add("Sub", y, net.weight(3, 1, 1)), net.weight(3, 1, 1, low=0.2))
+    return net.model([net.conv(y, 3, 32, 3, pads=[0] * 4, strides=[2, 2])])
+
+
+def affine_block() -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    y = net.add("Add", net.add("Mul", net.conv("x", 64, 64, 1), net.constant([1.1])), net.constant([0.1]))
+    y = net.add("Add", net.add("Mul", net.add("Relu", y), net.constant([0.9])), net.constant([0.0]))
+    return net.model([net.conv(y, 64, 64, 1)])
+
+
+def layer_norm(square: str) -> onnx.ModelProto:
+    net = Net(1, 128, 384)
+    d = net.add("Sub", "x", net.add("ReduceMean", "x", axes=[-1]))
+    squared = net.add("Mul", d, d) if square == "Mul" else net.add("Pow", d, net.constant(2.0))
+    spread = net.add("Sqrt", net.add("Add", net.add("ReduceMean", squared, axes=[-1]), net.constant(1e-5)))
+    y = net.add("Mul", net.add("Div", d, spread), net.weight(384))
+    return net.model([net.add("Add", y, net.weight(384))])
+
+
+def resize_then_conv() -> onnx.ModelProto:
+    net = Net(1, 64, 40, 40)
+    scales = net.constant([1, 1, 4, 4])
+    y = net.add("Resize", "x", "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+    return net.model([net.conv(y, 64, 8, 1)])
+
+
+def focus() -> onnx.ModelProto:
+    net = Net(1, 3, 320, 320)
+    axes, steps = net.constant([2, 3], np.int64), net.constant([2, 2], np.int64)
+    end = net.constant([2**31, 2**31], np.int64)
+    places = [(0, 0), (1, 0), (0, 1), (1, 1)]
+    parts = [net.add("Slice", "x", net.constant(place, np.int64), end, axes, steps) for place in places]
+    return net.model([net.conv(net.add("Concat", *parts, axis=1), 12, 32, 3)])
+
+
+def rep_vgg() -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    x = net.add("Relu", "x")
+    y = net.add("Add", net.conv(x, 64, 64, 3), net.conv(x, 64, 64, 1))
+    return net.model([net.add("Relu", net.add("Add", y, x))])
+
+
+def gelu_tanh() -> onnx.ModelProto:
+    net = Net(1, 128, 1024, opset=20)
+    cubed = net.add("Mul", net.add("Pow", "x", net.constant(3.0)), net.constant(0.044715))
+    inner = net.add("Mul", net.add("Add", "x", cubed), net.constant(np.sqrt(2 / np.pi)))
+    y = net.add("Mul", net.constant(0.5), "x")
+    return net.model([net.add("Mul", y, net.add("Add", net.add("Tanh", inner), net.constant(1.0)))])
+
+
+def silu() -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    y = net.conv("x", 64, 64, 1)
+    return net.model([net.conv(net.add("Mul", y, net.add("Sigmoid", y)), 64, 64, 1)])
+
+
+def conv_chain() -> onnx.ModelProto:
+    net = Net(1, 128, 28, 28)
+    return net.model([net.conv(net.conv("x", 128, 256, 1), 256, 64, 1)])
+
+
+PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "horizontal: 3 Conv3x3 64 to 16": lambda: siblings([16] * 3, 64, 3, 56),
+    "horizontal: 3 Conv3x3 64 to 16, Relu, Concat": lambda: siblings([16] * 3, 64, 3, 56, "Relu", True),
+    "horizontal: 3 Conv3x3 64 to 64": lambda: siblings([64] * 3, 64, 3, 40),
+    "horizontal: 4 Conv1x1 512 to 33": lambda: siblings([33] * 4, 512, 1, 7),
+    "horizontal: 4 Conv1x1 512 to 32": lambda: siblings([32] * 4, 512, 1, 7),
+    "horizontal: 3 MatMul 384 to 384": lambda: products([384] * 3, 128, 384),
+    "horizontal: MatMul 400 to 4, 16, 3": lambda: products([4, 16, 3], 40, 400),
+    "prelu: equal slopes": lambda: prelu(np.full((64, 1, 1), 0.25)),
+    "prelu: a slope for each channel": lambda: prelu(np.linspace(0.1, 0.4, 64).reshape(64, 1, 1)),
+    "hard-swish alone": lambda: hard_swish(False),
+    "hard-swish between Conv1x1": lambda: hard_swish(True),
+    "silu between Conv1x1": silu,
+    "gelu, tanh": gelu_tanh,
+    "layer norm, Mul": lambda: layer_norm("Mul"),
+    "layer norm, Pow": lambda: layer_norm("Pow"),
+    "affine: input normalization into Conv": affine_before_conv,
+    "affine: learnable blocks between Conv1x1": affine_block,
+    "resize x4 then Conv1x1": resize_then_conv,
+    "focus: 4 Slice, Concat, Conv3x3": focus,
+    "repvgg: 3x3 + 1x1 + identity": rep_vgg,
+    "chain: Conv1x1 of Conv1x1": conv_chain,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="parts of the names of patterns (default: all)")
+    parser.add_argument("--passes", default="default", help="graphopt's passes (default: %(default)s)")
+    parser.add_argument("--target", default="onnx", help="graphopt's target (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of measuring in a process (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="fresh processes (default: %(default)s)")
+    parser.add_argument("--json", help="write everything to this file")
+    args = parser.parse_args()
+    import graphopt
+    from graphopt.targets.latency import compare_latency
+
+    chosen = [name for name in PATTERNS if not args.parts or any(part in name for part in args.parts)]
+    if not chosen:
+        sys.exit(f"no pattern has {' or '.join(map(repr, args.parts))} in its name; there are: {', '.join(PATTERNS)}")
+    results = {}
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as folder:
+            src, dst = Path(folder, "original.onnx"), Path(folder, "emitted.onnx")
+            onnx.save(PATTERNS[name](), src)
+            report = graphopt.optimize_file(src, dst, args.passes, target=args.target)
+            found = compare_latency(src, dst, seconds=args.seconds, repeats=args.repeats)
+        results[name] = {**found.to_dict(), "rewrites": [rewrite.rule for rewrite in report.rewrites]}
+        low, high = found.interval
+        used = ", ".join(dict.fromkeys(results[name]["rewrites"])) or "nothing"
+        print(
+            f"{name:48} {found.ratio:6.2f} ({low:.2f} to {high:.2f}) of {found.a.milliseconds:.3f} ms: {used}",
+            flush=True,
+        )
+    machine = describe_machine(PACKAGES)
+    options = {key: value for key, value in vars(args).items() if key != "json"}
+    write_json(args.json, {"machine": machine, "options": options, "results": results})
+
+
+if __name__ == "__main__":
+    main()

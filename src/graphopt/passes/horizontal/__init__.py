@@ -1,0 +1,1 @@
+"""Horizontal fusion: operators side by side, on one input, become one."""
