@@ -18,7 +18,7 @@ from graphopt.ir import Graph, Model
 from graphopt.ir.external import external_bytes, refill
 from graphopt.ir.node import is_symbol
 
-_UNKNOWN = "unk__"
+UNKNOWN = "unk__"  # what onnx begins the names of dims with that it does not know
 _MENDED = "graphopt.inference"
 _FETCHED = 1 << 10  # bytes of an external tensor that may be a shape
 _DEFAULT = ("", "ai.onnx")
@@ -35,6 +35,12 @@ def ensure_types(model: Model, fresh: bool = False) -> None:
         return
     infer(model)
     model.facts["types"] = model.version
+    note_news(model)
+
+
+def note_news(model: Model) -> None:
+    """Called when more is known of types: a rule may match now where nothing was edited."""
+    model.facts["news"] = model.facts.get("news", 0) + 1
 
 
 def _untyped(model: Model, version: int) -> bool:
@@ -99,6 +105,12 @@ def _infer(bare: ModelProto) -> ModelProto:
     return result
 
 
+def run_inference(proto: ModelProto) -> ModelProto:
+    """onnx's inference on a model of nodes that do not read each other, so that nothing is to be feared of Slices."""
+    _mend_slices(proto)
+    return _infer(proto)
+
+
 def _bare(model: Model) -> ModelProto:
     """A copy without weights, without what the file says of inner values and outputs, and without defaults.
 
@@ -157,7 +169,7 @@ def _take(graph: Graph, proto: GraphProto, known: set[str], suffix: str) -> None
         if value is not None and value.tensor is None and info.type.WhichOneof("value") is not None:
             if suffix:
                 for dim in info.type.tensor_type.shape.dim:
-                    if dim.dim_param.startswith(_UNKNOWN) and dim.dim_param not in known:
+                    if dim.dim_param.startswith(UNKNOWN) and dim.dim_param not in known:
                         dim.dim_param += suffix
             value.set_type(info.type)
 

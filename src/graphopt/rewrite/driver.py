@@ -19,14 +19,14 @@ Table = dict[Key, list[tuple[Rule, Op]]]
 def drive(rules: RuleSet, model: Model, ctx: Context) -> None:
     """Applies a rule set to every scope. Raises RewriteCycle when rules undo each other.
 
-    Every node is a seed the first time, and after types were inferred anew; else only what changed since.
+    Every node is a seed the first time, and when more is known of types; else only what changed since.
     """
     ensure_types(model)
     fact = f"driven {ctx.target} {rules}"
-    version, inferred = model.facts.get(fact, (None, None))
-    since = version if inferred == model.facts.get("types") else None
+    version, news = model.facts.get(fact, (None, None))
+    since = version if news == model.facts["news"] else None
     _Driver(rules, model, ctx).run(since)
-    model.facts[fact] = model.version, model.facts.get("types")
+    model.facts[fact] = model.version, model.facts["news"]
 
 
 class _Driver:

@@ -236,7 +236,7 @@ class Match:
 
 def match(pattern: Op, root: Node) -> Match | None:
     """The first match of a pattern at a node, or None."""
-    if not _plausible(pattern, root):
+    if pattern.needs and not _plausible(pattern, root):
         return None
     state = _State(root, {}, {})
     if not _node(pattern, root, state):
@@ -249,21 +249,24 @@ def match(pattern: Op, root: Node) -> Match | None:
 def _plausible(pattern: Op, node: Node) -> bool:
     """Early reject, by the operators right below: most nodes that have the right operator fail here."""
     inputs = node.inputs
-    swap = len(inputs) == 2 == len(pattern.operands) and pattern.commutes and node.op in COMMUTATIVE
     for slot, ops in pattern.needs:
         if slot >= len(inputs):
             return False
-        if not (_made_by(inputs[slot], ops) or (swap and _made_by(inputs[1 - slot], ops))):
+        if not _made_by(inputs[slot], ops) and not (_swaps(pattern, node) and _made_by(inputs[1 - slot], ops)):
             return False
     return True
+
+
+def _swaps(pattern: Op, node: Node) -> bool:
+    """Whether the two operands may match in either order."""
+    return len(node.inputs) == 2 == len(pattern.operands) and pattern.commutes and node.op in COMMUTATIVE
 
 
 def _made_by(value: Value | None, ops: frozenset[str]) -> bool:
     if value is None:
         return False
-    if value.producer is None:
-        return value.tensor is not None and "Constant" in ops
-    return value.producer.op in ops
+    producer = value.producer
+    return producer.op in ops if producer is not None else value.tensor is not None and "Constant" in ops
 
 
 class _State:
@@ -355,9 +358,12 @@ def _orders(pattern: Op, node: Node) -> list[Any]:
         given = [*inputs, *[None] * (len(operands) - len(inputs))]
         if any(value is not None for value in given[len(operands) :]):
             return []
-    orders = [_agenda(operands, given)]
-    pair = len(operands) == 2 == len(inputs) and not isinstance(operands[1], Rest)
-    if pattern.commutes and pair and node.op in COMMUTATIVE:
+    if not _swaps(pattern, node) or isinstance(operands[1], Rest):
+        return [_agenda(operands, given)]
+    needs, orders = pattern.needs, []
+    if all(_made_by(inputs[slot], ops) for slot, ops in needs):  # else this order cannot match
+        orders.append(_agenda(operands, given))
+    if all(_made_by(inputs[1 - slot], ops) for slot, ops in needs):
         orders.append(_agenda(operands, given[::-1]))
     return orders
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from graphopt.errors import GraphoptError
@@ -128,18 +129,28 @@ class RuleSet:
     def __str__(self) -> str:
         return self.name or "+".join(r.name for r in self.rules)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """How many operators the deepest pattern spans."""
         return max((depth(p) for r in self.rules for p in r.patterns), default=0)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """How many readers an inner node of a pattern can have."""
         return max((width(p) for r in self.rules for p in r.patterns), default=1)
 
+    @cached_property
+    def _tables(self) -> dict[tuple[str, int], dict[Key, list[tuple[Rule, Op]]]]:
+        return {}
+
     def index(self, target: str, opset: int) -> dict[Key, list[tuple[Rule, Op]]]:
-        """The rules that can fire, by the operator at their root."""
+        """The rules that can fire, by the operator at their root. The table is kept: it is not to be changed."""
+        table = self._tables.get((target, opset))
+        if table is None:
+            table = self._tables[target, opset] = self._index(target, opset)
+        return table
+
+    def _index(self, target: str, opset: int) -> dict[Key, list[tuple[Rule, Op]]]:
         table: dict[Key, list[tuple[Rule, Op]]] = {}
         for item in self.rules:
             if not item.opsets[0] <= opset <= item.opsets[1] or (item.targets and target not in item.targets):

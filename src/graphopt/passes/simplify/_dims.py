@@ -39,7 +39,8 @@ def reshaped(node: Node, facts: Facts) -> Dims | None:
     """The dims that a Reshape makes, as far as they are known.
 
     A size that may be 0 at run time would then copy a dim instead: it counts only where it is that dim. One dim that is
-    not known follows from the element count where all others are positive numbers.
+    not known follows from the element count where all others are positive numbers; a -1 always, as nothing else may be
+    0 then.
     """
     dims, target = facts.dims(node.input(0)), facts.of(node.input(1))
     if target is None or target.is_scalar:
@@ -58,7 +59,7 @@ def reshaped(node: Node, facts: Facts) -> Dims | None:
     others = [size for size in sizes if size is not None]
     if dims is not None and len(others) == len(sizes) - 1:
         count = product(others)
-        if facts.is_positive(count):
+        if facts.is_positive(count) or (count != 0 and target.items[sizes.index(None)] == -1):
             sizes[sizes.index(None)] = poly.divide(product(dims), count)
     return sizes
 
@@ -166,8 +167,11 @@ def _cut(node: Node, facts: Facts) -> Dims | None:
         return None
     sizes: list[Size | None] = list(dims)
     for index, axis in enumerate(front):
-        plain = not steps or steps[index] == 1
-        sizes[axis] = _left(dims[axis], starts.items[index], ends.items[index], facts) if plain else None
+        size, start, end, step = dims[axis], starts.items[index], ends.items[index], steps[index] if steps else 1
+        if isinstance(size, int) and isinstance(start, int) and isinstance(end, int) and step and 0 <= size < FAR:
+            sizes[axis] = len(range(*slice(start, end, step).indices(size)))  # clamped as ONNX does
+        else:
+            sizes[axis] = _left(size, start, end, facts) if step == 1 else None
     return sizes
 
 
@@ -332,6 +336,11 @@ def _pooled_whole(node: Node, facts: Facts) -> Dims | None:
     return None if dims is None or len(dims) < 2 else [*dims[:2], *[1] * (len(dims) - 2)]
 
 
+def _counted(node: Node, facts: Facts) -> Dims | None:
+    rank = facts.rank(node.inputs[0]) if node.inputs[0] is not None else None
+    return None if rank is None else [len(range(rank)[slice(node.attr("start", 0), node.attr("end", None))])]
+
+
 def _split(node: Node, facts: Facts) -> list[Dims] | None:
     dims, given = facts.dims(node.input(0)), option(node, "split", 1)
     axis = None if dims is None else axis_of(node, len(dims))
@@ -391,6 +400,7 @@ _RULES: dict[str, Callable[[Node, Facts], Dims | None]] = {
     "Range": _range,
     "Reshape": reshaped,
     "Resize": _resized,
+    "Shape": _counted,
     "Slice": _cut,
     "Squeeze": _squeezed,
     "Tile": _tiled,

@@ -48,6 +48,7 @@ class Facts:
         self.lists: dict[Value, List] = {}
         self.shapes: dict[Value, tuple[Size, ...]] = {}  # of values for which inference found no shape
         self.defined: dict[str, Size] = {}  # symbols that inference made up -> what they stand for
+        self.spelled: dict[Size, str] = {}  # the first of those symbols for each size
         self.given: set[str] = set()  # symbols of graph inputs: these stay as they are
         self.least: dict[Size, tuple[Size, Size]] = {}  # symbols for the smaller of two sizes -> the two
         self._opaque: dict[Any, Poly] = {}
@@ -70,6 +71,15 @@ class Facts:
         if value.shape is None:
             return self.shapes.get(value)
         return tuple(self.dim(dim, value, axis) for axis, dim in enumerate(value.shape))
+
+    def is_settled(self, value: Value) -> bool:
+        """Whether each dim is a number, or made of the inputs' symbols and of what operators are known to make of
+        them: then inference can say no more."""
+        sizes = self.dims(value)
+        if sizes is None:
+            return False
+        symbols = {name for size in sizes if isinstance(size, Poly) for product, _ in size.terms for name in product}
+        return all(name in self.given or (name[0] == "\0" and not name.startswith("\0dim.")) for name in symbols)
 
     def rank(self, value: Value) -> int | None:
         """How many dims a value has."""
@@ -120,6 +130,8 @@ class Facts:
             name = self.name(dim, value, axis)
             if name not in self.defined and not _mentions(size, name) and size != poly.symbol(name):
                 self.defined[name] = size
+                if dim is not None:
+                    self.spelled.setdefault(size, name)
 
     def visit(self, node: Node) -> None:
         """Takes in what a node makes. Nodes come in topological order."""

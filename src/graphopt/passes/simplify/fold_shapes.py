@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
-from graphopt.analysis.shapes import ensure_types
+from graphopt.analysis.local import is_made_up, tells_more
+from graphopt.analysis.shapes import ensure_types, note_news
 from graphopt.ir import Dim, Graph, Model, Node, Value
 from graphopt.passes.base import Pass
 from graphopt.passes.simplify import _dims
@@ -56,19 +57,20 @@ class FoldShapes(Pass):
             if not any(node.op in SOURCES for graph in graphs for node in graph):
                 _refresh(model)
                 return  # what depends on constants alone is for constant folding
-            ensure_types(model, fresh=model.facts.get("types") != model.version)
-            facts, count = Facts(self.nonempty), ctx.count
+            ensure_types(model)
+            facts, count, known = Facts(self.nonempty), ctx.count, model.facts["types"]
             for graph in graphs:
                 for value in graph.inputs:
                     facts.given.update(dim for dim in value.shape or () if isinstance(dim, str))
             for graph in graphs:
                 _Scope(graph, facts, ctx).run()
-            if ctx.count == count:
-                if number:  # inference in between knew less
-                    _tell(graphs, facts)
-                    model.facts["types"] = model.version
+            if known == model.version and not number:
                 return
-            if _tell(graphs, facts):
+            news = _tell(model, graphs, facts)  # the last inference knew less
+            if number and ctx.count == count:
+                model.facts["types"] = model.version
+                return
+            if not tells_more(model, _changed(model, known, news, facts)):
                 model.facts["types"] = model.version
                 return
             model.facts.pop("types", None)  # more can be inferred now
@@ -77,27 +79,37 @@ class FoldShapes(Pass):
 def _refresh(model: Model) -> None:
     """Each round of a preset begins with this pass: what the last round changed may tell shapes that were not known."""
     known = model.facts.get("types")
-    if known not in (None, model.version) and any(map(_may_tell, model.graph.edits_since(known))):
+    if known in (None, model.version):
+        return
+    nodes = [node for node in model.graph.edits_since(known) if _may_tell(node)]
+    if tells_more(model, nodes):
         ensure_types(model, fresh=True)
+
+
+def _changed(model: Model, version: int, news: list[Value], facts: Facts) -> list[Node]:
+    """The nodes that were edited since types were inferred, and those that read values of which more is known; but
+    not those of which all is known here."""
+    nodes = dict.fromkeys(model.graph.edits_since(version))
+    for value in news:
+        nodes.update(dict.fromkeys(value.users))
+        if value.outs and value.graph.owner is not None:
+            nodes[value.graph.owner] = None
+    return [node for node in nodes if not all(facts.is_settled(value) for value in node.outputs if value.name)]
 
 
 def _may_tell(node: Node) -> bool:
     """Whether inference may find more now: a node of unknown rank, or of unknown dims that reads constant sizes."""
     shapes = [value.shape for value in node.outputs if value.name]
-    if all(shape is not None and not any(dim is None or _is_made_up(dim) for dim in shape) for shape in shapes):
+    if all(shape is not None and not any(dim is None or is_made_up(dim) for dim in shape) for shape in shapes):
         return False
     sizes = any(v is not None and v.is_const and v.dtype == TensorProto.INT64 for v in node.inputs)
     return sizes or None in shapes
 
 
-def _is_made_up(dim: Dim) -> bool:
-    """Whether it is one of the names that inference gives to sizes that it does not know."""
-    return isinstance(dim, str) and dim.startswith("unk__")
-
-
-def _tell(graphs: Sequence[Graph], facts: Facts) -> bool:
-    """Gives values the shapes that became known here; whether all have one now, so that inference is not needed."""
-    complete = True
+def _tell(model: Model, graphs: Sequence[Graph], facts: Facts) -> list[Value]:
+    """Gives values the shapes that became known here; returns those of which inference may now make more: a rank, a
+    size or a symbol of the inputs is new, not just a better name."""
+    news, renamed = [], False
     for graph in graphs:
         for node in graph:
             for value in node.outputs:
@@ -105,29 +117,31 @@ def _tell(graphs: Sequence[Graph], facts: Facts) -> bool:
                 if shape is not None and all(isinstance(dim, int) or dim in facts.given for dim in shape):
                     continue
                 sizes = facts.dims(value)
-                if sizes is not None:
-                    before = shape or (None,) * len(sizes)
-                    spelled = [_spelled(size, facts) for size in sizes]
-                    value.set_shape(
-                        tuple([old if new is None else new for old, new in zip(before, spelled, strict=True)])
-                    )
-                    complete = complete and (all(_is_of(size, facts.given) for size in sizes) or not _may_tell(node))
-                elif value.name:
-                    complete = False
-    return complete
-
-
-def _is_of(size: Size, given: set[str]) -> bool:
-    """Whether a size depends on these symbols alone."""
-    return isinstance(size, int) or all(symbol in given for symbols, _ in size.terms for symbol in symbols)
+                if sizes is None:
+                    continue
+                before = shape or (None,) * len(sizes)
+                spelled = [_spelled(size, facts) for size in sizes]
+                after = tuple([old if new is None else new for old, new in zip(before, spelled, strict=True)])
+                if after == shape:
+                    continue
+                value.set_shape(after)
+                renamed = True
+                if shape is None or any(o != n and not is_made_up(n) for o, n in zip(shape, after, strict=True)):
+                    news.append(value)
+    if renamed:
+        note_news(model)
+    return news
 
 
 def _spelled(size: Size, facts: Facts) -> Dim:
-    """A size as a dim: a number, a symbol of the inputs, or nothing that another run could take for something else."""
+    """A size as a dim: a number, a symbol of the inputs, one of inference (which makes up none twice), or nothing that
+    another run could take for something else."""
     if isinstance(size, int):
         return size
     (symbols, factor), *more = size.terms
-    return symbols[0] if not more and factor == 1 and len(symbols) == 1 and symbols[0] in facts.given else None
+    if not more and factor == 1 and len(symbols) == 1 and (symbols[0] in facts.given or is_made_up(symbols[0])):
+        return symbols[0]
+    return facts.spelled.get(size)
 
 
 class _Scope:
