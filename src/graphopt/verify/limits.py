@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from graphopt.verify.source import Source
 
@@ -140,33 +140,43 @@ def resident() -> int:
 def trial(run: Callable[[], object], seconds: float | None, room: int) -> str:
     """Runs in a forked copy of the process that may allocate only `room` bytes more; what goes wrong, "" for nothing.
 
-    There are kernels that no runtime can stop, and some that end the process. Nothing is tried where processes cannot
-    be forked.
+    There are kernels that no runtime can stop ("time", "memory"), and some that end the process ("crash"). Nothing is
+    tried where processes cannot be forked.
     """
     if not hasattr(os, "fork") or not resident():
         return ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # about threads: the copy runs one operator after the other
-        child = os.fork()
-    if child == 0:
-        _run_limited(run, seconds, room)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        return "memory" if status else ""
-    return _ENDS.get(signal.Signals(os.WTERMSIG(status)).name, "crash")
+    with _page() as said:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # on threads: the copy runs one operator after another
+            child = os.fork()
+        if child == 0:
+            _run_limited(run, seconds, room, said.fileno())
+        status = os.waitpid(child, 0)[1]
+        if not os.WIFSIGNALED(status):
+            return "memory" if status else ""
+        end = signal.Signals(os.WTERMSIG(status)).name
+        if end == "SIGABRT":
+            said.seek(0)
+            return "memory" if is_about_memory(RuntimeError(said.read(1 << 16).decode(errors="replace"))) else "crash"
+    return _ENDS.get(end, "crash")
 
 
-_ENDS = {"SIGALRM": "time", "SIGABRT": "memory", "SIGKILL": "memory"}
+def _page() -> IO[bytes]:
+    """A file in memory; where there are none, one that forgets."""
+    return os.fdopen(os.memfd_create("said"), "w+b") if hasattr(os, "memfd_create") else open(os.devnull, "w+b")
 
 
-def _run_limited(run: Callable[[], object], seconds: float | None, room: int) -> None:
+_ENDS = {"SIGALRM": "time", "SIGKILL": "memory"}
+
+
+def _run_limited(run: Callable[[], object], seconds: float | None, room: int, said: int) -> None:
     """Ends the process: with code 0 when `run` ended, if only in an error that is not about memory."""
     import faulthandler
     import resource
 
     try:
         faulthandler.disable()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what the runtime says when it ends the process
+        os.dup2(said, 2)  # what the runtime says when it ends the process
         with open("/proc/self/statm", "rb") as file:
             held = int(file.read().split()[5]) * _PAGE
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

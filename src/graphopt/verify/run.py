@@ -89,6 +89,8 @@ class Session:
         if source.has_negative_sizes:
             raise LoadError("sizes in it come out negative, at which the runtime would end the process")
         if not reference:
+            if source.hazards.always:
+                raise LoadError(source.hazards.always)
             try:
                 self._session, self._bounded = _ort_session(source, optimize, threads, disabled)
             except LoadError as error:
@@ -170,9 +172,11 @@ class Session:
         return options, watch
 
     def _is_risky(self, feeds: Feeds) -> bool:
-        """Whether a single operator may take long, or allocates past the arena: it could not be stopped."""
-        shapes = {name: value.shape for name, value in feeds.items() if isinstance(value, np.ndarray)}
-        return self.source.is_risky or self.source.effort.flops(shapes) > HEAVY
+        """Whether a single operator may take long, or allocates past the arena: it could not be stopped. Or whether one
+        may end the process."""
+        arrays = _arrays(feeds)
+        shapes = {name: value.shape for name, value in arrays.items()}
+        return self.source.is_risky or self.source.hazards.of(arrays) or self.source.effort.flops(shapes) > HEAVY
 
     def _try_out(self, feeds: Feeds, timeout: float | None) -> None:
         options, _ = self._watched(None)
@@ -183,6 +187,7 @@ class Session:
             raise RunError("it ends the process that runs it")
         if fault:
             raise self._too_large()
+        self.source.hazards.survived(_arrays(feeds))
 
     def _too_large(self) -> RunTooLarge:
         return RunTooLarge(f"it takes more memory: {limits.TOO_LARGE} of {limits.mebibytes(self._allowance)}")
@@ -221,6 +226,10 @@ class Session:
         self._check_outputs(sum(map(_bytes_of, fetched)))
         found = dict(zip(names, (np.array(_by_pointer(value)) for value in fetched), strict=True))
         return [found[value.name] for value in self.outputs]
+
+
+def _arrays(feeds: Feeds) -> dict[str, np.ndarray]:
+    return {name: value for name, value in feeds.items() if isinstance(value, np.ndarray)}
 
 
 def _bytes_of(value: Any) -> int:

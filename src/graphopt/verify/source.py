@@ -20,6 +20,7 @@ from graphopt.ir.external import check_tensors, refill
 from graphopt.ir.tensor import Store, folder_of
 
 if TYPE_CHECKING:
+    from graphopt.verify.deadly import Hazards
     from graphopt.verify.effort import Effort
 
 __all__ = ["PROTO_LIMIT", "Source", "attribute_tensors", "bodies", "nested", "nodes_of", "scopes", "tensor_bytes"]
@@ -120,6 +121,13 @@ class Source:
         from graphopt.verify.effort import Effort
 
         return Effort(self.proto)
+
+    @cached_property
+    def hazards(self) -> Hazards:
+        """Whether, and on which inputs, a runtime that runs it would end the process."""
+        from graphopt.verify.deadly import Hazards
+
+        return Hazards(self.proto)
 
     @cached_property
     def is_risky(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Book:
         self.chapter, self.base = chapter, base
         self._status: dict[str, str] = {}
         self._windows: dict[Site, Window] = {}
+        self._heavy: dict[Site, bool] = {}
         self._random = Randomness(ModelProto())
 
     @cached_property
@@ -137,7 +138,9 @@ class Book:
 
     def is_heavy(self, site: Site) -> bool:
         """Whether a replay of a site may take long."""
-        return self.parts(name for pair in site.pairs for name in pair).heavy
+        if site not in self._heavy:
+            self._heavy[site] = self.parts(name for pair in site.pairs for name in pair).heavy
+        return self._heavy[site]
 
     def watch(self, sites: Iterable[Site]) -> list[str]:
         """The inner values of the base that a replay of these sites needs."""
@@ -281,11 +284,16 @@ def _type_of(value: Any) -> TypeProto:
     array = np.asarray(value)
     text = array.dtype.kind in "OUS"
     found = TypeProto()
-    found.tensor_type.elem_type = TensorProto.STRING if text else dtypes.from_numpy(array.dtype)
+    found.tensor_type.elem_type = TensorProto.STRING if text else _elem_type(array.dtype)
     found.tensor_type.shape.SetInParent()
     for _ in range(array.ndim):
         found.tensor_type.shape.dim.add()
     return found
+
+
+@lru_cache(maxsize=64)
+def _elem_type(dtype: np.dtype[Any]) -> int:
+    return dtypes.from_numpy(dtype)
 
 
 def plain(constant: Constant) -> Any:

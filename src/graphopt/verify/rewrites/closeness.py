@@ -21,6 +21,7 @@ _SHOWN, _ENOUGH = 1 << 12, 1 << 17  # elements of a channel, and of an array, th
 _KEPT = 8  # elements that are kept of each axis for a bound
 _FAR = 1e4  # times the median magnitude: what is larger stands apart there
 _PEAK, _RMS = 8.0, 4.0  # times the old side's own noise that still count as noise
+_CANCELLED = 16.0  # times the tolerance, of what is computed with: what rounding may leave of terms that cancel
 _MEANINGLESS = 0.05  # rms from which on noise says nothing
 
 Outputs = dict[str, Any]
@@ -67,23 +68,33 @@ def _near(expected: np.ndarray, actual: np.ndarray) -> bool | None:
     if worst == 0:
         return True if count == expected.size else None
     bound = np.minimum(scale, np.float32(_least_scale(expected, float(scale.max()))))
-    if bool((largest <= limit.peak * bound).all()):
-        relative = np.divide(squares, np.square(bound), out=np.zeros_like(squares), where=bound > 0)
-        if float(relative.sum()) <= limit.rms**2 * count:
-            return True
+    relative = np.divide(squares, np.square(bound), out=np.zeros_like(squares), where=bound > 0)
+    calm = not squares[bound <= 0].any() and float(relative.sum()) <= limit.rms**2 * count
+    if bool((largest <= limit.peak * bound).all()) and calm:
+        return True
     magnitude = np.abs(expected)
     whole = float(magnitude.max())
-    error = np.abs(expected - actual)
-    if not float(error.max()) <= limit.peak * whole or whole > 0.5 * _FAR * _median(magnitude):
+    error = expected - actual
+    np.abs(error, out=error)
+    if not float(error.max()) <= limit.peak * whole or _stands_apart(whole, 0.5, magnitude):
         return False  # or elements that are scales of their own
-    shares = np.square(error / np.float32(whole))
-    total = float(np.sum(shares, dtype=np.float64))
+    locals_ = []
     for axis in _axes(expected):
         local = np.maximum(_along(magnitude, axis, np.maximum), np.float32(whole * _FAINT))
         if bool((_along(error, axis, np.maximum) > limit.peak * local).any()):
             return False
-        total += float(np.sum(_along(shares, axis, np.add) / np.square(local / np.float32(whole)), dtype=np.float64))
-    return total <= limit.rms**2 * expected.size
+        locals_.append((axis, local / np.float32(whole)))
+    return calm or _mean_is_small(error, whole, locals_, limit.rms)
+
+
+def _mean_is_small(error: np.ndarray, whole: float, scales: list[tuple[int, np.ndarray]], most: float) -> bool:
+    """Whether the root mean square of error / scale is at most `most`, the scale being the least of those along the
+    axes, which are shares of the `whole`."""
+    shares = np.square(error / np.float32(whole))
+    total = float(np.sum(shares, dtype=np.float64))
+    for axis, local in scales:
+        total += float(np.sum(_along(shares, axis, np.add) / np.square(local), dtype=np.float64))
+    return total <= most**2 * error.size
 
 
 def _rows(expected: np.ndarray, actual: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -120,7 +131,7 @@ def _least_scale(array: np.ndarray, top: float) -> float:
     largest magnitude."""
     steps = [max(1, size // _KEPT) for size in array.shape]
     sample = np.abs(array[tuple(slice(None, None, step) for step in steps)])
-    if top > 0.25 * _FAR * _median(sample):
+    if _stands_apart(top, 0.25, sample):
         return 0.0
     least = float(sample.max())
     for axis in _axes(array):
@@ -130,11 +141,13 @@ def _least_scale(array: np.ndarray, top: float) -> float:
     return least
 
 
-def _median(magnitude: np.ndarray) -> float:
-    """Of what is not zero, and of a part of it, as in `deviation`."""
+def _stands_apart(top: float, share: float, magnitude: np.ndarray) -> bool:
+    """Whether `top` is more than this share of what would be a scale of its own: `_FAR` times the median of what is not
+    zero, and of a part of it, as in `deviation`. A median is below a bound where half of the numbers are."""
     sample = magnitude.reshape(-1)[:: max(1, magnitude.size // 65536)]
-    sample = sample[sample > 0]
-    return float(np.median(sample)) if sample.size else 0.0
+    zeros = sample.size - int(np.count_nonzero(sample))
+    below = int(np.count_nonzero(sample < top / (share * _FAR))) - zeros
+    return 2 * below >= sample.size - zeros
 
 
 def _axes(array: np.ndarray) -> list[int]:
@@ -154,10 +167,12 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 
 def within_noise(
-    found: Deviation, floors: Iterator[Deviation | None] | Callable[[], Iterator[Deviation | None]]
-) -> bool:
+    found: Deviation, floors: Iterator[Deviation | None] | Callable[[], Iterator[Deviation | None]], terms: float = 0.0
+) -> bool | None:
     """Whether a difference is no more than a small multiple of what one unit in the last place of the old side's inputs
-    or weights does to it. floors: such differences, measured one after the other while they are asked for."""
+    or weights does to it; None where nothing but rounding is left of the old side's terms, which cancel. floors: such
+    differences, measured one after the other while they are asked for. terms: the magnitude of what is computed with.
+    """
     if found.kind or found.exact:
         return False
     plain = tolerance_for(found.dtype, _NODES)
@@ -167,10 +182,13 @@ def within_noise(
             continue
         floor = measured if floor is None else floor.worse(measured)
         if (
-            floor.rms <= _MEANINGLESS
-            and found.mismatches <= 2 * floor.mismatches
+            found.mismatches <= 2 * floor.mismatches
             and found.peak <= _PEAK * floor.peak + plain.peak
             and found.rms <= _RMS * floor.rms + plain.rms
         ):
-            return True
+            if floor.rms <= _MEANINGLESS:
+                return True
+            # What is rounded to whole steps on the way may differ by a step: that is no rounding of terms.
+            if floor.max_abs <= _CANCELLED * plain.peak * max(terms, terms**2):
+                return None
     return False

@@ -11,18 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import zip_longest
 from math import prod
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
 
 from graphopt.analysis.record import Constant, Site
 from graphopt.verify.compare import Deviation
 from graphopt.verify.rewrites.book import Book, Window, assemble, plain
 from graphopt.verify.rewrites.closeness import agree, within_noise
-from graphopt.verify.rewrites.replay import Fault, floors
+from graphopt.verify.rewrites.replay import Fault, floors, magnitude
 from graphopt.verify.rewrites.session import Runner
 from graphopt.verify.rewrites.values import Entry, is_float, make, samples, shape_in
 from graphopt.verify.run import LoadError, RunError
@@ -96,13 +97,16 @@ class Sampler:
         return [group for row in zip_longest(*rules.values()) for group in row if group is not None]
 
     def _kind(self, site: Site) -> Any:
-        """Rule, operators, attributes, types; shapes as far as they are 0, 1, symbolic or known."""
+        """Rule, operators, attributes, types; shapes, and sizes of convolutions, as far as they are 0, 1, symbolic or
+        known: a replay has them as they are."""
         window = self.book.window(site)
         places: dict[str, int] = {}
         parts: list[Any] = [site.rule]
         for side in (window.old, window.new):
             for step in side.steps:
                 attributes = sorted(a.SerializeToString(deterministic=True) for a in step.attribute)
+                if step.op_type == "Conv":
+                    attributes = list(map(_sizes_of, attributes))
                 names = (*step.input, "", *step.output)
                 parts.append(
                     (step.domain, step.op_type, *attributes, *(places.setdefault(n, len(places)) for n in names))
@@ -230,20 +234,25 @@ class _Pair:
         self.swallowed = False  # one NaN filled an output, so that nothing else was seen there
 
     def differ(self, feeds: Mapping[str, Any]) -> str | None:
-        """How the sides differ on these values, "" where they do not; None where the old one does not run on them."""
+        """How the sides differ on these values, "" where they do not; None where the old one does not run on them, or
+        nothing but rounding is left of it."""
         both, self.swallowed = self._both(feeds), False
         if both is None:
             old = self._results(feeds)
             return None if old is None else f"the new nodes fail where the old ones run: {self._broken}"
+        unclear = False
         for left, right in self.window.site.pairs:
             expected, actual = (self._value(name, both, feeds) for name in (left, right))
             if not self._is_right(left, expected):
                 return None
             apart = agree(expected, actual)
             self.swallowed |= isinstance(expected, np.ndarray) and expected.dtype.kind == "f" and _is_nan(expected)
-            if apart is not None and not within_noise(apart, self._floors(left, feeds)):
-                return apart.in_words()
-        return ""
+            if apart is not None:
+                noise = within_noise(apart, self._floors(left, feeds), magnitude(self.window.old, feeds))
+                if noise is False:
+                    return apart.in_words()
+                unclear = unclear or noise is None
+        return None if unclear else ""
 
     def _is_right(self, name: str, value: Any) -> bool:
         """Whether the old side gives what it has to by its type: of empty values ONNX Runtime gets some shapes wrong
@@ -298,6 +307,13 @@ def _told(constant: Constant) -> bytes:
         return b""
     array = constant.numpy()
     return array.tobytes() if array.dtype.kind in "iu" or array.size == 1 else b""
+
+
+@lru_cache(maxsize=256)
+def _sizes_of(attribute: bytes) -> bytes:
+    """What matters here of an attribute of Conv: whether its sizes are 0, 1 or more."""
+    found = AttributeProto.FromString(attribute)
+    return f"{found.name} {[min(size, 2) for size in (*found.ints, found.i)]} {found.s!r}".encode()
 
 
 def _coarse(shape: Iterable[Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from graphopt.verify import limits
+from graphopt.verify.deadly import Hazards
 from graphopt.verify.run import Feeds, LoadError, RunError, Session, one_line
 from graphopt.verify.source import Source
 
@@ -86,7 +87,9 @@ def _run_options() -> Any:
 
 def small(model: ModelProto, threads: int = 1, evaluator: bool = False) -> Runner:
     """A session of a model made here, fed with what is known to be small enough. Raises `LoadError`."""
-    if not evaluator:
+    if not evaluator and not (hazards := Hazards(model)).any:
+        if hazards.always:
+            raise LoadError(hazards.always)
         session = Quick(model, threads)
         if session.is_simple():
             return session
