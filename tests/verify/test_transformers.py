@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 import onnx
@@ -361,3 +362,24 @@ def nodes_left(given: ModelProto, disabled: list[str]) -> int:
 def test_layout_and_cleanup_are_last():
     assert SUSPECTS[-len(CLEANUP) :] == CLEANUP and set(LAYOUT) < set(SUSPECTS)
     assert Source.of(pooled()).node_count == 2
+
+
+def test_memory_that_the_runtime_has_not_written_is_not_the_models_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Cast whose `saturate` is no known number leaves its output as it is allocated."""
+    from graphopt.verify.run import Session
+
+    original = model([node("Neg", "x", "y")], {"x": [3]}, ["y"])
+    plain, runs = Session.run, []
+
+    def run(session: Session, *given: Any, **more: Any) -> list[Any]:
+        found = plain(session, *given, **more)
+        runs.append(session)
+        return [value + 1000 * len(runs) for value in found] if session.optimize is True else found
+
+    monkeypatch.setattr(Session, "run", run)
+    report = verify(original, original)
+    assert report.ok
+    assert any("the model is as it was" in note for note in report.notes)
+    other = ModelProto.FromString(original.SerializeToString())
+    other.graph.node[0].name = "changed"
+    assert not verify(original, other).ok
