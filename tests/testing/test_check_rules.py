@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -15,6 +16,8 @@ from graphopt.ir import Model
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context, P, RuleSet, const, one_of, refuse, rest, rule
 from graphopt.testing import Counterexample, RuleCheck, check_rules
+from graphopt.testing.rules import trace
+from graphopt.testing.rules.compare import contradicts
 
 
 @rule("right-double-negation", one_of(P.Neg(P.Neg("x")), P.Not(P.Not("x"))))
@@ -130,6 +133,46 @@ def test_a_rule_that_never_fires_fails() -> None:
 def test_a_pass_that_never_changes_anything_fails() -> None:
     check = one(Twice(), instances=3)
     assert check.kind == "pass" and "cannot be exercised" in check.verdict
+
+
+class Endless(Pass):
+    """Comes to no end where there is a Relu, and catches what would stop it."""
+
+    name = "endless"
+
+    def run(self, model: Model, ctx: Context) -> None:
+        while any(node.op == "Relu" for node in model.graph):
+            with contextlib.suppress(Exception):
+                ctx.allow(self.name, "x")
+
+
+@rule("endless-rule", P.Relu("x"))
+def endless(m: Any, new: Any) -> Any:
+    while m.x.shape is not None:
+        pass
+    return refuse("the shape is not known")
+
+
+@pytest.mark.parametrize("item", [Endless(), endless], ids=str)
+def test_what_does_not_end_is_stopped_and_said(item: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "SECONDS", 0.2)
+    check = one(item, instances=10)
+    assert not check.ok and len(check.wrong) == 1 and check.wrong[0].rewritten is None
+    assert check.verdict.startswith("wrong: it does not come to an end: stopped after")
+
+
+def test_sizes_of_which_the_runtime_makes_anything_are_no_fault() -> None:
+    """ONNX Runtime's Concat leaves empty operands out whatever their other sizes, and returns what was in memory."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x) => (float[A,B] y) '
+        "<float[3,1] c = {1, 2, 3}> { y = Concat<axis=1>(c, x) }"
+    )
+    full, empty = ({"x": np.ones((size, 2), np.float32)} for size in (3, 0))
+    assert contradicts(model, empty) and not contradicts(model, full)
+    fine = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x) => (float[A,B] y) { y = Concat<axis=1>(x, x) }'
+    )
+    assert not contradicts(fine, empty)
 
 
 def test_the_same_seed_gives_the_same_models() -> None:

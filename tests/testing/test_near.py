@@ -36,6 +36,19 @@ def test_both_sides_of_the_guards_are_drawn() -> None:
     assert seen["fired"] > 5 and seen["refused"] + seen["neither"] > 5
 
 
+def test_passes_get_what_they_act_on() -> None:
+    seen: Counter[str] = Counter()
+    item = registry.get("cse").make()
+
+    @settings(QUIET, max_examples=200)
+    @given(near(item))
+    def draw(drawn: object) -> None:
+        seen["fired" if apply(item, drawn.model, "onnx").fired else "not"] += 1  # type: ignore[attr-defined]
+
+    draw()
+    assert seen["fired"] > 5 and seen["not"] > 5
+
+
 def test_names_will_do_and_failures_shrink() -> None:
     item = registry.get("eliminate-transpose").make()
 

@@ -25,7 +25,7 @@ class Chooser(Protocol):
     to them."""
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of the options, which must not be empty."""
+        """One of the options. Raises LookupError or ValueError where there is none."""
         ...
 
     def integer(self, low: int, high: int) -> int:
@@ -100,10 +100,14 @@ class DrawChooser(_Arrays):
 
     def pick(self, options: Sequence[T]) -> T:
         """See `Chooser`."""
+        if not options:
+            raise IndexError("nothing to choose from")
         return options[self.integer(0, len(options) - 1)]
 
     def integer(self, low: int, high: int) -> int:
         """See `Chooser`."""
+        if low > high:
+            raise ValueError(f"no number from {low} to {high}")
         return low if low == high else int(self._draw(_integers(low, high)))
 
     def chance(self, percent: int = 50) -> bool:

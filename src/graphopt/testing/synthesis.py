@@ -59,7 +59,7 @@ def instance(rule: Rule, chooser: Chooser, hints: Hints) -> Drawn:
     for name in maker.free:
         if chooser.chance(85):
             _given(drawn, name)
-    if chooser.chance(15):
+    if chooser.chance(20):
         level(drawn, chooser, hints)
     return drawn
 
@@ -161,6 +161,7 @@ class _Maker:
         self.draft, self.chooser, self.hints = draft, draft.chooser, hints
         self.bound: dict[str, Var | None] = {}
         self.made: dict[int, list[Var]] = {}
+        self.last: dict[str, onnx.NodeProto | None] = {}  # by operator
         self.shared: list[Var] = []
         self.free: list[str] = []  # constants that the catalog chose where the pattern takes any value
         self.repeated = {name for name, count in _names(pattern).items() if count > 1}
@@ -196,12 +197,22 @@ class _Maker:
                 self._leaf(slot, item, given, constant)
         for slot, item in numbers:
             given[slot] = self._number(item, given)
+        if not any(_is(item, "Rest") for item in operands) and self.chooser.chance(85):
+            omitted.update(self._beyond(op, len(operands)))
         outputs = self._call(op, pattern, given, constant, omitted)
         self._bind(operands, outputs, constant)
         self.made[id(pattern)] = outputs
         if pattern.is_shared:
             self.shared += outputs[:1]
         return outputs
+
+    def _beyond(self, op: str, count: int) -> list[int]:
+        """Optional slots after so many: a node with more inputs than the pattern has operands does not match."""
+        try:
+            slots = slots_of(op, self.draft.opset)
+        except DoesNotFit:
+            return []
+        return [slot for slot in range(count, len(slots)) if slots[slot][2]]
 
     def _value(self, op: str, slot: int) -> Var:
         """A value for two slots of one node."""
@@ -286,10 +297,39 @@ class _Maker:
         attrs: dict[str, Any] = {}
         if op == "Cast" and self.chooser.chance(60):  # to a type that is there, or a common one
             attrs["to"] = self.chooser.pick([var.dtype for var in self.draft.values[-3:]] + [1, 7, 6, 9, 10, 11, 3, 2])
-        slots = frozenset(constant)
-        return catalog.apply(
-            self.draft, op, given, attrs=attrs, const_slots=slots, omit=frozenset(omitted), n_out=n_out
-        )
+        slots, omit = frozenset(constant), frozenset(omitted)
+        if op in self.last and self.chooser.chance(45):  # with some of the parameters of another node like it
+            with contextlib.suppress(DoesNotFit):
+                more, same = self._like(self.last[op], constant - set(given))
+                return catalog.apply(
+                    self.draft,
+                    op,
+                    {**given, **more},
+                    attrs={**same, **attrs},
+                    const_slots=slots,
+                    omit=omit,
+                    n_out=n_out,
+                )
+        outputs = catalog.apply(self.draft, op, given, attrs=attrs, const_slots=slots, omit=omit, n_out=n_out)
+        self.last[op] = next((n for n in reversed(self.draft.nodes) if outputs and outputs[0].name in n.output), None)
+        return outputs
+
+    def _like(self, node: onnx.NodeProto | None, slots: set[int]) -> tuple[dict[int, Var], dict[str, Any]]:
+        """All or some of the constants in these slots of a node, and of its attributes."""
+        if node is None:
+            return {}, {}
+        constants = {var.name: var for var in self.draft.values if var.const is not None}
+        found = {
+            s: constants[node.input[s]] for s in sorted(slots) if s < len(node.input) and node.input[s] in constants
+        }
+        attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type != onnx.AttributeProto.GRAPH}
+        percent = self.chooser.pick([100, 60])
+        given = {slot: self._copied(var) for slot, var in found.items() if self.chooser.chance(percent)}
+        return given, {name: _text(value) for name, value in attrs.items() if self.chooser.chance(percent)}
+
+    def _copied(self, var: Var) -> Var:
+        """A constant, or another one of the same data."""
+        return self.draft.constant(var.const, var.dtype) if self.chooser.chance(50) else var
 
     def _bind(self, operands: Sequence[Pattern], outputs: list[Var], constant: set[int]) -> None:
         """Names the operands that the catalog made up."""
@@ -320,6 +360,10 @@ class _Maker:
                 pass
         if self.chooser.chance(60):
             self.draft.output(var)
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _occurs(name: str, operands: Sequence[Pattern | None]) -> int:

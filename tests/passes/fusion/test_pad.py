@@ -137,6 +137,13 @@ def test_average_pool(opset: int, more: dict[str, Any]) -> None:
     assert_same(before, after, X, reference=False)
 
 
+def test_a_pad_of_nothing_does_not_count_what_hangs_over() -> None:
+    before = padded("AveragePool", 17, pads=[0] * 8)
+    after, _ = apply(before, "fuse-pad-pool")
+    assert ops(after) == {"AveragePool": 1}
+    assert not any(a.name == "count_include_pad" for a in after.graph.node[0].attribute)
+
+
 @pytest.mark.parametrize("opset", [19, 22])
 def test_average_pool_that_older_runtimes_miscount(opset: int) -> None:
     """ONNX Runtime 1.23 divides by the wrong number where pads differ from axis to axis."""

@@ -43,5 +43,5 @@ def fuse_pad_pool(m: Match, new: Builder) -> Outcome:
         return refuse("the pads together are not smaller than the kernel")
     if average and new.graph.opset() >= 19 and len(set(total)) > 1:
         return refuse("from opset 19 on, older releases of ONNX Runtime miscount uneven pads that AveragePool includes")
-    counted: dict[str, Any] = {"count_include_pad": 1} if average else {}
+    counted: dict[str, Any] = {"count_include_pad": 1} if average and any(total) else {}
     return new.make(pool.op, m.x, like=pool, pads=total, auto_pad=None, **counted)

@@ -57,12 +57,15 @@ def _joint(a: Shape, b: Shape) -> Shape:
 
 def partner(chooser: Chooser, shape: Shape) -> Shape:
     """A shape that broadcasts against another: the same, a scalar, per channel, a suffix, with ones, or larger."""
-    options: list[Shape] = [shape, (), (1,)]
+    options: list[Shape] = [shape, (), (1,), ()]
     if len(shape) > 1:
-        options += [(shape[1],) + (1,) * (len(shape) - 2), (1, shape[1]) + (1,) * (len(shape) - 2)]
+        options += [(shape[1],) + (1,) * (len(shape) - 2)] * (2 if len(shape) > 2 else 1)
+        options += [(1, shape[1]) + (1,) * (len(shape) - 2)]
         options += [shape[-1:], shape[1:], (*shape[:-1], 1), (1,) * len(shape)]
     if len(shape) < 5:
-        options += [(2, *shape), (1, *shape)]
+        options += [(2, *shape), (1, *shape), (1,) * (len(shape) + 1)]
+    if shape and shape[-1] == 1:
+        options += [(3,), (2,)]
     if 1 in shape:
         options.append(tuple(3 if size == 1 else size for size in shape))
     return shape if chooser.chance(30) else chooser.pick(options)

@@ -134,7 +134,7 @@ def _split(c: Call) -> None:
 def _slice(c: Call) -> None:
     x = c.any(0, RANKS, low=0)
     rank, shape = x.rank or 0, c.shape(0)
-    axes = [axis for axis in range(rank) if c.chooser.chance(40)] or [0]
+    axes = _sliced(c, rank) or [axis for axis in range(rank) if c.chooser.chance(40)] or [0]
     starts, ends, steps = [], [], []
     for axis in axes:
         size = shape[axis]
@@ -146,7 +146,9 @@ def _slice(c: Call) -> None:
                 (0, 2**31 - 1, 1),
                 (-1, size, 1),
                 (0, -1, 1),
+                (1, -1, 1),
                 (0, size, 2),
+                (0, 2**31 - 1, 2),
                 (-1, -(2**31), -1),
             ]
         )
@@ -172,6 +174,13 @@ def _slice(c: Call) -> None:
         c.parameter(3, np.array(turned), dtype)
     if 4 not in c.omit and (not plain_steps or c.wants(4, 30)):
         c.parameter(4, np.array(steps), dtype)
+
+
+def _sliced(c: Call, rank: int) -> list[int]:
+    """The axes that are given, if they are."""
+    var = c.given(3)
+    data = c.attrs.get("axes", ()) if var is None else () if var.value is None else np.ravel(var.value)
+    return [int(axis) % rank for axis in data] if rank else []
 
 
 def _pad(c: Call) -> None:

@@ -39,7 +39,7 @@ def operands(c: Call, x_slot: int = 0, w_slot: int = 1, *, transposed: bool = Fa
     )
     if rank is None or rank < 3:
         raise DoesNotFit(f"{c.op} needs spatial axes")
-    group = c.attrs.get("group", 1 if w is not None or not c.chooser.chance(25) else 2)
+    group = c.attrs.get("group", 1 if w is not None or not c.chooser.chance(40) else 2)
     if x is not None and w is not None and not transposed and c.shape(w_slot)[1]:
         group = c.shape(x_slot)[1] // c.shape(w_slot)[1]
     if x is not None and (not group or c.shape(x_slot)[1] % group):

@@ -9,18 +9,21 @@ from onnx import ModelProto
 
 from graphopt import ir
 from graphopt.errors import GraphoptError, ModelError
+from graphopt.testing.rules.trace import SECONDS, Endless
 
 __all__ = ["Applied", "apply"]
 
 
 @dataclass
 class Applied:
-    """model: the result. fired: rewrites made. refused: reasons given. error: what the rule or its result broke."""
+    """model: the result. fired: rewrites made. refused: reasons given. error: what the rule or its result broke.
+    endless: it took too long, and was stopped."""
 
     model: ModelProto | None = None
     fired: int = 0
     refused: list[str] = field(default_factory=list)
     error: str = ""
+    endless: bool = False
 
 
 def apply(item: Any, model: ModelProto, target: str) -> Applied:
@@ -41,6 +44,8 @@ def apply(item: Any, model: ModelProto, target: str) -> Applied:
             done.fired = max(1, done.fired)
             check(original, work)
             done.model = ir.to_proto(work)
+    except Endless:
+        return Applied(fired=1, error=f"it does not come to an end: stopped after {SECONDS:g} s", endless=True)
     except ModelError as error:
         return Applied(fired=1, error=f"it leaves a broken model: {error}")
     except GraphoptError as error:

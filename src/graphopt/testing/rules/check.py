@@ -104,6 +104,7 @@ class _Check:
         self.search = Search(item, self._make, self.hints, chosen, seed)
         self.result = RuleCheck(str(item), "rule" if is_rule(item) else "pass")
         self.doubts: list[tuple[Find, str, Any]] = []
+        self.is_endless = False  # on some model: each more would take as long
 
     def _make(self, chooser: Any) -> Drawn:
         if is_rule(self.item):
@@ -119,7 +120,7 @@ class _Check:
         instances *= 1 if self.result.kind == "rule" else PASSES
         while result.tried < instances or self._is_hungry(instances):
             attempts += 1
-            if attempts > 6 * PATIENCE * instances or len(result.wrong) >= COUNTEREXAMPLES:
+            if attempts > 6 * PATIENCE * instances or len(result.wrong) >= COUNTEREXAMPLES or self.is_endless:
                 break
             found = self.search.step()
             if found is not None:
@@ -185,7 +186,8 @@ class _Check:
         assert found.applied.model is not None
 
         def rewrite(model: ModelProto) -> ModelProto | None:
-            done = apply(self.item, model, found.target)
+            trace = self.search.trace
+            done, _ = trace.run(lambda: apply(trace.item, model, found.target))
             return done.model if done.fired and not done.error else None
 
         return compare(found.drawn.model, found.applied.model, found.drawn.feeds, rewrite, self.seed)
@@ -194,7 +196,9 @@ class _Check:
         """Keeps a counterexample, made small."""
         if any(_kind(other.why) == _kind(why) for other in self.result.wrong):
             return
-        small = shrink(self.search, found, self._is_wrong) if not self.result.wrong else found
+        self.is_endless = found.applied.endless
+        keep = self.result.wrong or self.is_endless
+        small = found if keep else shrink(self.search, found, self._is_wrong)
         verdict = self.compare(small)
         feeds = verdict.feeds or small.drawn.feeds
         self.result.wrong.append(

@@ -23,10 +23,11 @@ def inferred(model: ModelProto, strict: bool = False) -> ModelProto:
 
 _SCALARS = frozenset("Clip Compress CumSum Loop OneHot Pad Range Resize Slice TopK Trilu Upsample".split())
 _VARIADIC = frozenset("Concat Einsum Max Mean Min SequenceConstruct Sum".split())
-_POSITIVE = frozenset(
+_LOWEST = dict.fromkeys(
     "block_size blocksize dilations group hidden_size kernel_shape kv_num_heads num_groups num_heads num_outputs "
-    "q_num_heads rotary_embedding_dim size strides".split()
-)
+    "q_num_heads rotary_embedding_dim size strides".split(),
+    1,
+) | {"batch_dims": 0}  # of attributes
 _NORMS = ("LayerNormalization", "RMSNormalization")
 
 
@@ -43,8 +44,10 @@ def check_sane(model: ModelProto) -> None:
         i.name: len(i.type.tensor_type.shape.dim) for i in model.graph.input if i.type.tensor_type.HasField("shape")
     }
     for node in nodes_of(model):
-        if any(a.name in _POSITIVE and min(a.ints or (a.i,)) < 1 for a in node.attribute):
-            raise DoesNotFit("a size or a number of groups below 1")  # ConvTranspose divides by it as it is loaded
+        if any(min(a.ints or (a.i,)) < _LOWEST.get(a.name, -(2**63)) for a in node.attribute):
+            raise DoesNotFit(
+                "a size, or a number of groups or dims, that is too low"
+            )  # ConvTranspose divides by it as it is loaded
         rank = ranks.get(node.input[0]) if node.input else None
         axis = next((a.i for a in node.attribute if a.name == "axis"), -1 if node.op_type in _NORMS else None)
         if (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
@@ -20,7 +21,7 @@ from graphopt.testing.chooser import Chooser
 from graphopt.testing.draft import DoesNotFit, Drawn, to_tensor
 from graphopt.testing.rules.hints import Hints
 
-__all__ = ["NUDGES", "arrays", "grows", "level", "nodes_of", "tensors"]
+__all__ = ["NUDGES", "arrays", "attribute_value", "grows", "level", "nodes_of", "tensors"]
 
 SHORT = 16  # elements of a list of axes, pads, sizes
 LARGE = 8  # where a number is a size, a count or a pad
@@ -43,7 +44,17 @@ _FLOATS = (
     float("nan"),
     -float("inf"),
 )
-_TOGETHER = (1.0, 0.0, 300.0, 1e30, -1.0, -0.0, 1e-30)  # for all constants at once
+_TOGETHER = (
+    1.0,
+    0.0,
+    None,
+    1.0,
+    300.0,
+    1e30,
+    -1.0,
+    -0.0,
+    1e-30,
+)  # for all constants at once; None: just too large a square
 _FLAGS = frozenset(
     "allowzero antialias ceil_mode count_include_pad do_rotate exclusive fmod interleaved is_causal keepdims "
     "largest layout noop_with_empty_axes onesided return_scale reverse saturate select_last_index sorted storage_order "
@@ -216,13 +227,51 @@ def nudge_data(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
 
 
 def level(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
-    """Every constant of floats holds one number alone, the same in all: neutral, or so large that products overflow."""
-    number = chooser.pick(_TOGETHER)
+    """Every constant of floats holds one number alone, the same in all, maybe as a scalar: neutral or 3 (then so does
+    every integer that is no size), or so large or small that products leave the type's range."""
+    number, scalar = chooser.pick(_TOGETHER), chooser.chance(35)
+    whole = number in (0.0, 1.0, 3.0) and not grows(drawn.model)
     for tensor in tensors(drawn.model):
-        if tensor.data_type in (1, 10, 11, 16):
+        is_data = tensor.data_type in _NUMERIC and not _is_list(tensor)
+        if tensor.data_type in (1, 10, 11, 16) or (whole and is_data):
+            kind = arrays(tensor).dtype
             with np.errstate(all="ignore"):
-                array = np.full(tuple(tensor.dims), number).astype(arrays(tensor).dtype)
+                value = 1.2 * _largest(kind) ** 0.5 if number is None else number
+                array = np.full(() if scalar else tuple(tensor.dims), value).astype(kind)
             tensor.CopyFrom(to_tensor(array, tensor.data_type, tensor.name))
+
+
+def _largest(dtype: np.dtype) -> float:
+    info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return float(info.max)
+
+
+def nudge_type(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
+    """All inputs and constants of one element type get another one."""
+    infos = {info.name: info.type.tensor_type for info in drawn.model.graph.input}
+    plain = [t for t in tensors(drawn.model) if not _is_list(t)]
+    kinds = {infos[name].elem_type for name in drawn.feeds if name in infos} | {t.data_type for t in plain}
+    old = chooser.pick(sorted(kinds & set(_NUMERIC)))
+    new = chooser.pick([kind for kind in _NUMERIC if kind != old])
+    with np.errstate(all="ignore"):
+        for tensor in [t for t in plain if t.data_type == old]:
+            tensor.CopyFrom(to_tensor(_as_type(arrays(tensor), new), new, tensor.name))
+        for name, type_ in infos.items():
+            if type_.elem_type == old:
+                type_.elem_type = new
+                if name in drawn.feeds:
+                    drawn.feeds[name] = _as_type(drawn.feeds[name], new)
+
+
+_NUMERIC = (
+    TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.INT8,
+    TensorProto.UINT8,
+)  # fmt: skip
+
+
+def _as_type(array: np.ndarray, dtype: int) -> np.ndarray:
+    kind = helper.tensor_dtype_to_np_dtype(dtype)
+    return np.nan_to_num(array, posinf=1, neginf=-1).astype(kind) if kind.kind in "iu" else array.astype(kind)
 
 
 def _is_list(tensor: TensorProto) -> bool:
@@ -289,7 +338,7 @@ def nudge_attribute(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
         raise DoesNotFit("no attribute")
     node, attribute = chooser.pick(places)
     types = sorted({info.type.tensor_type.elem_type for info in drawn.model.graph.input})
-    value = _value(attribute, node, chooser, hints, types)
+    value = attribute_value(attribute, node, chooser, hints, types)
     kept = [a for a in node.attribute if a.name != attribute.name]
     if len(kept) != len(node.attribute) and not attribute.required and chooser.chance(25):
         value = None
@@ -301,7 +350,8 @@ def nudge_attribute(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
         node.attribute.append(helper.make_attribute(attribute.name, value))
 
 
-def _value(attribute: Any, node: NodeProto, chooser: Chooser, hints: Hints, types: list[int]) -> Any:
+def attribute_value(attribute: Any, node: NodeProto, chooser: Chooser, hints: Hints, types: list[int]) -> Any:
+    """A value for an attribute (an OpSchema.Attribute) of a node; None where its kind is not one that is drawn."""
     kind = int(attribute.type)
     if kind == AttributeProto.INT:
         if attribute.name in _FLAGS:
@@ -313,7 +363,7 @@ def _value(attribute: Any, node: NodeProto, chooser: Chooser, hints: Hints, type
     if kind == AttributeProto.FLOAT:
         return float(chooser.pick([1.0, 0.0, 2.0, 0.5, -1.0, 1e-5, 0.1, *hints.numbers]))
     if kind == AttributeProto.STRING:
-        return chooser.pick([*_WORDS.get(attribute.name, ()), *hints.words])
+        return chooser.pick(_WORDS.get(attribute.name) or hints.words)  # no others: runtimes do not look at every one
     if kind == AttributeProto.INTS:
         old = next((list(a.ints) for a in node.attribute if a.name == attribute.name), None)
         length = len(old) if old else chooser.integer(1, 4)
@@ -365,5 +415,5 @@ def _resize(array: np.ndarray, axis: int, size: int) -> np.ndarray:
 
 
 NUDGES = (  # as often as each is tried
-    *[nudge_integers] * 5, *[nudge_data] * 4, *[nudge_attribute] * 3, *[nudge_size] * 3,
+    *[nudge_integers] * 5, *[nudge_data] * 4, *[nudge_attribute] * 3, *[nudge_size] * 3, nudge_type, level,
 )  # fmt: skip

@@ -20,14 +20,14 @@ from graphopt.errors import GraphoptError
 from graphopt.testing.chooser import Chooser
 from graphopt.testing.draft import DoesNotFit, Drawn
 from graphopt.testing.rules.apply import Applied, apply
-from graphopt.testing.rules.hints import Hints
+from graphopt.testing.rules.hints import Hints, is_rule
 from graphopt.testing.rules.infer import check_sane
 from graphopt.testing.rules.numbers import arrays, nodes_of, tensors
 from graphopt.testing.rules.tape import TapeChooser
 from graphopt.testing.rules.trace import Trace
 from graphopt.testing.synthesis import edit
 
-__all__ = ["Find", "Search"]
+__all__ = ["Find", "Search", "check_model", "harmless"]
 
 Make = Callable[[Chooser], Drawn]
 _EDITS = 4  # at the most
@@ -69,7 +69,7 @@ class Search:
 
     def step(self) -> Find | None:
         """One more model; None where the choices led nowhere, or to a model seen before."""
-        fresh = not self.corpus or self.random.random() < 0.5
+        fresh = not self.corpus or self.random.random() < (0.5 if is_rule(self.item) else 0.7)
         recipe = Recipe() if fresh else self._varied(self.random.choice(self.corpus[-40:] + self.corpus[:10]).recipe)
         found = self.play(recipe, self.random.getrandbits(32))
         if found is None:
@@ -108,7 +108,7 @@ class Search:
         """What the rule does with a model; None where the model is not valid."""
         try:
             check_sane(drawn.model)
-            _check(drawn.model)
+            check_model(drawn.model)
             applied, lines = self.trace.run(lambda: apply(self.trace.item, drawn.model, target))
         except (GraphoptError, DoesNotFit, onnx.checker.ValidationError):
             return None
@@ -116,6 +116,8 @@ class Search:
         if applied.fired and applied.model is not None:
             ops = frozenset(node.op_type for node in nodes_of(drawn.model))
             signs |= {("fired", ops, _opset(drawn.model)), ("types", _types(drawn.model))}
+            signs |= {(n.op_type, a.name, a.i) for n in nodes_of(drawn.model) for a in n.attribute}
+            signs |= {("rank", len(t.dims)) for t in drawn.model.graph.initializer}
         is_new = bool(signs - self._seen)
         self._seen |= signs
         return Find(recipe, drawn, applied, target, is_new)
@@ -139,7 +141,7 @@ class Search:
         return Recipe(tuple(tape), recipe.edits)
 
 
-def _check(model: ModelProto) -> None:
+def check_model(model: ModelProto) -> None:
     """onnx's checker, which asks for a rank that the format does not. Raises ValidationError."""
     try:
         onnx.checker.check_model(model)

@@ -13,17 +13,18 @@ from graphopt.testing.draft import DoesNotFit, Drawn
 from graphopt.testing.rules.hints import Hints
 from graphopt.testing.rules.infer import inferred
 
-__all__ = ["CHANGES"]
+__all__ = ["CHANGES", "fresh", "open_type", "types_of"]
 
 
-def _fresh(model: ModelProto, stem: str) -> str:
+def fresh(model: ModelProto, stem: str) -> str:
+    """A name that is free in the main graph."""
     graph = model.graph
     used = {name for node in graph.node for name in (*node.input, *node.output)}
     used |= {info.name for info in graph.input} | {t.name for t in graph.initializer}
     return next(name for name in (f"{stem}{i}" for i in range(10_000)) if name not in used)
 
 
-def _types(model: ModelProto) -> dict[str, TypeProto]:
+def types_of(model: ModelProto) -> dict[str, TypeProto]:
     """Types of all values of the main graph. Raises DoesNotFit for a model that onnx finds contradictory."""
     found = inferred(model)
     infos = (*found.graph.value_info, *found.graph.output, *found.graph.input)
@@ -36,7 +37,8 @@ def _inner(model: ModelProto) -> list[str]:
     return [name for node in model.graph.node for name in node.output if name and name not in outputs]
 
 
-def _open(type_: TypeProto) -> TypeProto:
+def open_type(type_: TypeProto) -> TypeProto:
+    """A type without sizes."""
     bare = TypeProto()
     bare.CopyFrom(type_)
     for dim in bare.tensor_type.shape.dim if bare.HasField("tensor_type") else ():
@@ -47,7 +49,7 @@ def _open(type_: TypeProto) -> TypeProto:
 def _add_output(model: ModelProto, name: str, type_: TypeProto | None) -> None:
     if type_ is None:
         raise DoesNotFit("its type is not known")
-    model.graph.output.append(onnx.ValueInfoProto(name=name, type=_open(type_)))
+    model.graph.output.append(onnx.ValueInfoProto(name=name, type=open_type(type_)))
 
 
 def also_output(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
@@ -56,7 +58,7 @@ def also_output(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     if not inner:
         raise DoesNotFit("no inner value")
     name = chooser.pick(inner)
-    _add_output(drawn.model, name, _types(drawn.model).get(name))
+    _add_output(drawn.model, name, types_of(drawn.model).get(name))
 
 
 def also_read(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
@@ -65,17 +67,17 @@ def also_read(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     inner = [name for node in model.graph.node for name in node.output if name]
     inner += [tensor.name for tensor in model.graph.initializer]
     name = chooser.pick(inner)
-    types = _types(model)
+    types = types_of(model)
     if not types.get(name, TypeProto()).HasField("tensor_type") and name not in {
         t.name for t in model.graph.initializer
     }:
         raise DoesNotFit("no tensor")
     tensor = next((t for t in model.graph.initializer if t.name == name), None)
     type_ = types.get(name) or helper.make_tensor_type_proto(tensor.data_type if tensor is not None else 1, None)
-    out = _fresh(model, "again")
+    out = fresh(model, "again")
     reader = helper.make_node("Identity", [name], [out])
     if chooser.chance(30):
-        reader = _branches(model, [reader], [onnx.ValueInfoProto(name=out, type=_open(type_))], chooser, drawn)
+        reader = _branches(model, [reader], [onnx.ValueInfoProto(name=out, type=open_type(type_))], chooser, drawn)
     at = next((i for i, node in enumerate(model.graph.node) if name in node.output), -1) + 1
     nodes = list(model.graph.node)
     del model.graph.node[:]
@@ -196,10 +198,10 @@ def alone_in_a_body(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     """One node moves into the branches of an If, which capture what it reads."""
     model = drawn.model
     at = chooser.integer(0, len(model.graph.node) - 1)
-    node, types = model.graph.node[at], _types(model)
+    node, types = model.graph.node[at], types_of(model)
     if any(not types.get(name, TypeProto()).HasField("tensor_type") for name in node.output if name):
         raise DoesNotFit("an output's type is not known")
-    outputs = [onnx.ValueInfoProto(name=name, type=_open(types[name])) for name in node.output if name]
+    outputs = [onnx.ValueInfoProto(name=name, type=open_type(types[name])) for name in node.output if name]
     made = _branches(model, [node], outputs, chooser, drawn)
     nodes = list(model.graph.node)
     del model.graph.node[:]
@@ -223,10 +225,10 @@ def more_outputs(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     node, index = chooser.pick(found)
     while len(node.output) <= index:
         node.output.append("")
-    name = _fresh(model, "more")
+    name = fresh(model, "more")
     node.output[index] = name
     if chooser.chance(75):
-        type_ = _types(model).get(name)
+        type_ = types_of(model).get(name)
         _add_output(model, name, type_)
 
 
@@ -237,7 +239,7 @@ def training(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     found = [node for node in model.graph.node if opset >= _TRAINING.get(node.op_type, 99)]
     node = chooser.pick(found)
     if node.op_type == "Dropout":
-        names = [_fresh(model, "ratio"), f"{_fresh(model, 'training')}_mode"]
+        names = [fresh(model, "ratio"), f"{fresh(model, 'training')}_mode"]
         data = [np.array(0.5, np.float32), np.array(True)]
         model.graph.initializer.extend(numpy_helper.from_array(a, name) for a, name in zip(data, names, strict=True))
         node.input[1:] = names
@@ -245,7 +247,7 @@ def training(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     kept = [a for a in node.attribute if a.name != "training_mode"]
     del node.attribute[:]
     node.attribute.extend([*kept, helper.make_attribute("training_mode", 1)])
-    stem = _fresh(model, "running")
+    stem = fresh(model, "running")
     node.output[1:] = [f"{stem}_mean", f"{stem}_var"]
 
 
@@ -291,9 +293,10 @@ def _tidy(drawn: Drawn) -> None:
 def in_a_body(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     """Everything moves into a branch of an If, the body of a Loop, or a function; it captures what it reads."""
     model = drawn.model
-    types = _types(model)
+    types = types_of(model)
     outputs = [
-        onnx.ValueInfoProto(name=info.name, type=_open(types.get(info.name, info.type))) for info in model.graph.output
+        onnx.ValueInfoProto(name=info.name, type=open_type(types.get(info.name, info.type)))
+        for info in model.graph.output
     ]
     if any(not info.type.HasField("tensor_type") for info in outputs):
         raise DoesNotFit("an output is no tensor")
@@ -356,7 +359,7 @@ def _branches(
     """An If on an input, with the nodes in both branches."""
     if _nested(nodes):
         raise DoesNotFit("bodies in bodies")
-    condition = _fresh(model, "cond")
+    condition = fresh(model, "cond")
     model.graph.input.append(helper.make_tensor_value_info(condition, TensorProto.BOOL, []))
     drawn.feeds[condition] = np.array(chooser.chance(50))
     body = helper.make_graph(nodes, "body", [], outputs, inside or [])
@@ -374,7 +377,7 @@ def _loop(
     """A Loop of two trips whose scan outputs are the outputs."""
     if _nested(nodes):
         raise DoesNotFit("bodies in bodies")
-    trips = _fresh(model, "trips")
+    trips = fresh(model, "trips")
     model.graph.input.append(helper.make_tensor_value_info(trips, TensorProto.INT64, []))
     drawn.feeds[trips] = np.array(2, np.int64)
     body = _renamed(helper.make_graph(nodes, "body", [], outputs, inside), "_in")

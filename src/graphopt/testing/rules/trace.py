@@ -1,23 +1,29 @@
-"""Which lines of a rule's code ran: new ones mean that a model is worth varying."""
+"""Which lines of a rule's code ran: new ones mean that a model is worth varying. And whether it comes to an end."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from graphopt.testing.rules.hints import is_rule
 
-__all__ = ["Trace"]
+__all__ = ["SECONDS", "Endless", "Trace"]
 
 Lines = frozenset[tuple[str, int]]
+SECONDS = 10.0  # of processor time, for one run on a small model
+
+
+class Endless(BaseException):
+    """A rule or pass took longer than it may. (Not an Exception, which it could catch itself.)"""
 
 
 class Trace:
-    """Runs a rule, or a pass, with its lines watched.
+    """Runs a rule, or a pass, with its lines watched, and ends it when it takes too long.
 
     item: what to run instead of the one given. lines: what ran since `start`.
     """
@@ -25,14 +31,17 @@ class Trace:
     def __init__(self, item: Any, files: frozenset[str]) -> None:
         self._files = files
         self._seen: set[tuple[str, int]] = set()
+        self._end = 0.0
         self._is_rule = is_rule(item)
         self.item: Any = item
         if self._is_rule:
             self.item = dataclasses.replace(item, function=self._watched(item.function))
 
     def run(self, call: Callable[[], Any]) -> tuple[Any, Lines]:
-        """The result of a call that runs the item, and the lines that ran in its files."""
+        """The result of a call that runs the item, and the lines that ran in its files. Raises Endless after `SECONDS`
+        in Python code: of a pass, or of a function that a rule is."""
         self._seen = set()
+        self._end = time.thread_time() + SECONDS
         result = call() if self._is_rule else self._watched(call)()
         return result, frozenset(self._seen)
 
@@ -53,9 +62,13 @@ class Trace:
         return watched
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if time.thread_time() > self._end:
+            raise Endless
         return self._line if frame.f_code.co_filename in self._files else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "line":
+            if time.thread_time() > self._end:
+                raise Endless
             self._seen.add((frame.f_code.co_filename, frame.f_lineno))
         return self._line
