@@ -154,6 +154,31 @@ def conv_chain() -> onnx.ModelProto:
     return net.model([net.conv(net.conv("x", 128, 256, 1), 256, 64, 1)])
 
 
+def distance_head(anchors: int) -> onnx.ModelProto:
+    net = Net(1, 64, anchors)
+    y = net.add("Reshape", "x", net.constant([1, 4, 16, anchors], np.int64))
+    y = net.add("Softmax", net.add("Transpose", y, perm=[0, 2, 1, 3]), axis=1)
+    y = net.add("Conv", y, net.constant(np.arange(16).reshape(1, 16, 1, 1)))
+    return net.model([net.add("Reshape", y, net.constant([1, 4, anchors], np.int64))])
+
+
+def one_hot(rows: int, depth: int, width: int) -> onnx.ModelProto:
+    net = Net(rows)  # as numbers that are no indices are all off, what the indices are does not matter
+    index = net.add("Cast", "x", to=7)
+    hot = net.add("OneHot", index, net.constant(depth, np.int64), net.constant([0, 1]))
+    return net.model([net.add("MatMul", hot, net.weight(depth, width))])
+
+
+def alone(op: str, *shape: int, **attrs: Any) -> onnx.ModelProto:
+    net = Net(*shape)
+    return net.model([net.add(op, "x", **attrs)])
+
+
+def channels_last_softmax() -> onnx.ModelProto:
+    net = Net(1, 21, 128, 128)
+    return net.model([net.add("Transpose", net.add("Softmax", "x", axis=1), perm=[0, 2, 3, 1])])
+
+
 PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
     "horizontal: 3 Conv3x3 64 to 16": lambda: siblings([16] * 3, 64, 3, 56),
     "horizontal: 3 Conv3x3 64 to 16, Relu, Concat": lambda: siblings([16] * 3, 64, 3, 56, "Relu", True),
@@ -176,6 +201,15 @@ PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
     "focus: 4 Slice, Concat, Conv3x3": focus,
     "repvgg: 3x3 + 1x1 + identity": rep_vgg,
     "chain: Conv1x1 of Conv1x1": conv_chain,
+    "distance head: Softmax over 16, Conv1x1": lambda: distance_head(2100),
+    "softmax over 21 channels": lambda: alone("Softmax", 1, 21, 100, 100, axis=1),
+    "softmax over 21 channels, then NHWC": channels_last_softmax,
+    "one-hot times matrix": lambda: one_hot(1024, 257, 64),
+    "rows: ReduceMean 384 x 512": lambda: alone("ReduceMean", 1, 384, 512, axes=[1]),
+    "rows: ReduceMean 28 x 28 x 16, NHWC": lambda: alone("ReduceMean", 1, 28, 28, 16, axes=[1, 2]),
+    "squares of pairs: 2 x 257 x 100": lambda: alone("ReduceSumSquare", 1, 2, 257, 100, axes=[1], keepdims=0),
+    "transpose: 1 x 1 x 50 x 128": lambda: alone("Transpose", 1, 1, 50, 128, perm=[0, 3, 2, 1]),
+    "transpose: 64 x 56 x 56 reversed": lambda: alone("Transpose", 64, 56, 56, perm=[2, 1, 0]),
 }
 
 

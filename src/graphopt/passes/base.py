@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -27,6 +28,9 @@ class Pass:
     """
 
     name: ClassVar[str] = ""
+    checked_as: ClassVar[Mapping[str, Any]] = {}
+    """Options under which check-rules, `near` and the property suite run it, too: guards of cost off, say, so that it
+    acts on small models."""
 
     def run(self, model: Model, ctx: Context) -> None:
         """Changes the model in place."""

@@ -2,18 +2,19 @@
 
 from graphopt.passes.registry import Entry, add
 
+_CLEAN = "fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse"
 PRESETS = {
     "cleanup": (
         "Removes what does nothing and computes what is constant; changes no weights.",
-        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse)*4,dead-code",
+        f"inline-functions,lift-constants,dead-code,({_CLEAN})*4,dead-code",
     ),
     "fuse": (
-        "Vertical fusion (Conv+BN+ReLU, biases, affine operators, Pad) and the clean-up that it needs.",
-        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,deduplicate,dead-code",
+        "Fusion (Conv+BN+ReLU, affine operators, Pad, operators written out, siblings), and the clean-up that it needs.",
+        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,runtime,deduplicate,dead-code",
     ),
     "default": (
         "Everything that is always right and never slower, for this target.",
-        "inline-functions,lift-constants,dead-code,(fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse,fusion)*4,runtime,deduplicate,dead-code",
+        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,forms,simplify,runtime,deduplicate,dead-code",
     ),
 }
 

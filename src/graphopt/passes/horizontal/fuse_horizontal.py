@@ -12,7 +12,9 @@ channels fill the kernel's blocks better together than apart, for TensorRT with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +37,7 @@ class FuseHorizontal(Pass):
     """
 
     name = NAME
+    checked_as: ClassVar[Mapping[str, Any]] = {"gain": 0.0}
     gain: float = ENOUGH
 
     def run(self, model: Model, ctx: Context) -> None:
