@@ -9,7 +9,7 @@ PRESETS = {
         f"inline-functions,lift-constants,dead-code,({_CLEAN})*4,dead-code",
     ),
     "fuse": (
-        "Fusion (Conv+BN+ReLU, affine operators, Pad, operators written out, siblings), and the clean-up that it needs.",
+        "Fusion (Conv+BN+ReLU, affine operators, Pad, operators written out, siblings) and the clean-up that it needs.",
         f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,runtime,deduplicate,dead-code",
     ),
     "default": (
