@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -222,3 +223,30 @@ def test_a_repro_of_a_wrong_rewrite_runs_alone(tmp_path):
     )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "o.onnx").exists()
+
+
+def two_products() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "v"], ["p"]), helper.make_node("MatMul", ["p", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["N", 8])],
+        [helper.make_tensor_value_info("y", 1, ["N", 2])],
+        [
+            numpy_helper.from_array(rng.normal(size=(8, 6)).astype(np.float32), "v"),
+            numpy_helper.from_array(rng.normal(size=(6, 2)).astype(np.float32), "w"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("verify", ["numeric", "rewrites"])
+def test_fast_math_allows_what_infinities_would_tell_apart(verify: str, tmp_path: Path) -> None:
+    assert len(graphopt.optimize(two_products(), verify=verify).graph.node) == 2
+    after, report = graphopt.optimize(two_products(), verify=verify, fast_math=True, with_report=True)
+    assert len(after.graph.node) == 1
+    assert report.pipeline.startswith("fast-math,")
+    assert not report.reverted
+    onnx.save(two_products(), tmp_path / "a.onnx")
+    report = graphopt.optimize_file(tmp_path / "a.onnx", tmp_path / "b.onnx", verify=verify, fast_math=True)
+    assert report.nodes_after == 1

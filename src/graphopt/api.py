@@ -39,6 +39,7 @@ def optimize(
     inplace: bool = ...,
     with_report: Literal[False] = ...,
     verify_budget: float | Budget | None = ...,
+    fast_math: bool = ...,
     progress: Progress | None = ...,
 ) -> ModelProto: ...
 @overload
@@ -52,6 +53,7 @@ def optimize(
     inplace: bool = ...,
     with_report: Literal[True],
     verify_budget: float | Budget | None = ...,
+    fast_math: bool = ...,
     progress: Progress | None = ...,
 ) -> tuple[ModelProto, Report]: ...
 def optimize(
@@ -64,6 +66,7 @@ def optimize(
     inplace: bool = False,
     with_report: bool = False,
     verify_budget: float | Budget | None = None,
+    fast_math: bool = False,
     progress: Progress | None = None,
 ) -> ModelProto | tuple[ModelProto, Report]:
     """Optimizes a model in memory.
@@ -74,7 +77,8 @@ def optimize(
     Runtime, "rewrites" also checks each rewrite and undoes what is wrong (`report.reverted`), "check" looks at
     validity and interface only, "off" at nothing. inputs: a feed dict or a list of them to verify with, instead of made
     ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or a `graphopt.verify.Budget`;
-    what does not fit is in `report.verification.unchecked`. progress: called with (stage, done, total).
+    what does not fit is in `report.verification.unchecked`. fast_math: allow rewrites that are equal only while every
+    value is finite (the pass "fast-math" first). progress: called with (stage, done, total).
 
     Returns the optimized ModelProto; with `with_report`, a pair of it and the `Report`. Raises a GraphoptError:
     ModelError (not valid ONNX), UnknownPassError, PipelineSyntaxError, RewriteCycle, OutputError (2 GiB or more: use
@@ -87,7 +91,7 @@ def optimize(
     ['Relu']
     """
     began = time.perf_counter()
-    pipeline = _prepare(passes, target, verify)
+    pipeline = _prepare(passes, target, verify, fast_math)
     source, plain = _source(model), isinstance(model, ModelProto)
     if verify == "rewrites":
         original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
@@ -121,6 +125,7 @@ def optimize_file(
     verify: str = "numeric",
     inputs: Any = None,
     verify_budget: float | Budget | None = None,
+    fast_math: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Optimizes a file of any size into another; weights stream from disk to disk.
@@ -133,7 +138,7 @@ def optimize_file(
     >>> optimize_file("model.onnx", "model.opt.onnx")   # doctest: +SKIP
     """
     began = time.perf_counter()
-    pipeline = _prepare(passes, target, verify)
+    pipeline = _prepare(passes, target, verify, fast_math)
     _refuse_overwriting(src, dst)
     source, repro = (lambda: ir.load(src)), f"{os.fspath(dst)}.repro"
     if verify == "rewrites":
@@ -169,12 +174,12 @@ def explain(model: ModelProto | Path | Model, passes: Any, *, target: str = "onn
     return _run(_source(model), pipeline, target, None)[1].close()
 
 
-def _prepare(passes: Any, target: str, verify: str) -> Pipeline:
+def _prepare(passes: Any, target: str, verify: str, fast_math: bool = False) -> Pipeline:
     if target not in TARGETS:
         raise GraphoptError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
     if verify not in VERIFY:
         raise GraphoptError(f"unknown verify level {verify!r}; choose one of {', '.join(VERIFY)}")
-    return Pipeline.of(passes)
+    return Pipeline.of(["fast-math", passes] if fast_math else passes)
 
 
 def _is_path(model: Any) -> bool:

@@ -60,6 +60,10 @@ VerifyOpt = Annotated[
         "check: structure only; off: nothing.",
     ),
 ]
+FastMathOpt = Annotated[
+    bool,
+    typer.Option("--fast-math", help="Allow rewrites that are equal only while every value is finite (no infinities)."),
+]
 BudgetOpt = Annotated[
     float | None,
     typer.Option(

@@ -35,9 +35,16 @@ class Job:
     report: Path | None = None
     quiet: bool = False
     json: bool = False
+    fast_math: bool = False
 
     def pipeline(self) -> str | list[str]:
-        """What to run: --passes, else the preset followed by the passes of the --load files."""
+        """What to run: --passes, else the preset followed by the passes of the --load files; --fast-math first."""
+        chosen = self._chosen()
+        if not self.fast_math:
+            return chosen
+        return ["fast-math", *([chosen] if isinstance(chosen, str) else chosen)]
+
+    def _chosen(self) -> str | list[str]:
         loaded = load_passes(self.load)
         if self.passes is not None or not loaded:
             return self.passes if self.passes is not None else self.preset

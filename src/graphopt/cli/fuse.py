@@ -9,6 +9,7 @@ import typer
 from graphopt.cli._options import (
     BudgetOpt,
     DebugOpt,
+    FastMathOpt,
     InputsOpt,
     JsonOpt,
     LoadOpt,
@@ -34,6 +35,7 @@ def fuse(
     inputs: InputsOpt = None,
     load: LoadOpt = None,
     report: ReportOpt = None,
+    fast_math: FastMathOpt = False,
     demo: Annotated[bool, typer.Option("--demo", help="Run on a small built-in network and time it.")] = False,
     quiet: QuietOpt = False,
     json: JsonOpt = False,
@@ -55,6 +57,18 @@ def fuse(
     from graphopt.cli._run import Job, run, run_demo
 
     job = Job(
-        "fuse", model, output, passes, target.value, verify.value, verify_budget, inputs, load, report, quiet, json
+        "fuse",
+        model,
+        output,
+        passes,
+        target.value,
+        verify.value,
+        verify_budget,
+        inputs,
+        load,
+        report,
+        quiet,
+        json,
+        fast_math,
     )
     return run_demo(job) if demo else run(job)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphopt.cli._options import (
     BudgetOpt,
     DebugOpt,
+    FastMathOpt,
     InputsOpt,
     JsonOpt,
     LoadOpt,
@@ -30,6 +31,7 @@ def optimize(
     inputs: InputsOpt = None,
     load: LoadOpt = None,
     report: ReportOpt = None,
+    fast_math: FastMathOpt = False,
     quiet: QuietOpt = False,
     json: JsonOpt = False,
     debug: DebugOpt = False,
@@ -49,6 +51,18 @@ def optimize(
     from graphopt.cli._run import Job, run
 
     job = Job(
-        "default", model, output, passes, target.value, verify.value, verify_budget, inputs, load, report, quiet, json
+        "default",
+        model,
+        output,
+        passes,
+        target.value,
+        verify.value,
+        verify_budget,
+        inputs,
+        load,
+        report,
+        quiet,
+        json,
+        fast_math,
     )
     return run(job)

@@ -34,6 +34,7 @@ class Model:
     def __init__(self, proto: ModelProto, store: Store | None = None):
         self.store = store or Store()
         self.journal: list[Node] = []
+        self.fast_math = False  # whether what is equal for finite values alone may be put in, see the pass of that name
         self.facts: dict[str, Any] = {}  # what analyses know, with the version it holds for
         with paused():
             self._read(proto)

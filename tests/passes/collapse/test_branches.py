@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from ..util import apply, assert_same, fired, model, node, ops, rand, reasons
+from ..util import assert_same, fired, model, node, ops, rand, reasons
+from .fast import apply
 
 BRANCHES, FOCUS = "collapse-conv-branches", "collapse-focus-conv"
 IMAGE = {"x": rand(2, 4, 8, 8, seed=7)}

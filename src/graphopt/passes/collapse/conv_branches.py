@@ -1,14 +1,14 @@
-"""conv(x, V, a) + conv(x, W, b)   ==   conv(x, V + W, a + b),   conv(x, W, b) + k x + t   ==   conv(x, W + k I, b + t).
+"""conv(x, V, a) + conv(x, W, b) == conv(x, V + W, a + b), conv(x, W, b) + k x + t == conv(x, W + k I, b + t).
 
 Branches of RepVGG, ACNet, MobileOne and their like, and a residual around one convolution. A smaller kernel is put
 where the larger one has the same places: tap u of a kernel with pad p reads place u - p, so that it moves by the
 difference of the pads. An identity, or a BatchNormalization (k = g / sqrt(v + eps), t = its shift), is a kernel of 1.
-Exact in real arithmetic; computed in float64 and rounded once. ORT 1.31, one thread: 3x3 + 1x1 + identity 1.16 times as
-fast, 1x1 + 1x1 1.7 times.
+Exact in real arithmetic; computed in float64 and rounded once. ORT 1.31, one thread: 3x3 + 1x1 + identity 1.16 times
+as fast, 1x1 + 1x1 1.7 times.
 
-Guards: same strides, dilations and groups, explicit pads; the results have the same size (Add may broadcast); one
-kernel lies within the other; for an identity, stride 1 and as many channels out as in; weights and biases constant and
-finite, weights read by nothing else; branches read by nothing else.
+Guards: x never infinite (or `fast_math=True`); same strides, dilations and groups, explicit pads; the results have the
+same size (Add may broadcast); one kernel lies within the other; for an identity, stride 1 and as many channels out as
+in; weights and biases constant and finite, weights read by nothing else; branches read by nothing else.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from graphopt.ir import NDArray, Node, Value
 from graphopt.passes.collapse import _linear
+from graphopt.passes.collapse._bounded import objection
 from graphopt.passes.fusion import _conv
 from graphopt.passes.fusion._affine import of_batch_norm, rounded
 from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, one_of, refuse, rule
@@ -31,6 +32,9 @@ BN = P.BatchNormalization("x", const("g"), const("t"), const("mu"), const("var")
 
 @rule("collapse-conv-branches", P.Add(FIRST, one_of(SECOND, BN)), P.Add(FIRST, "x"), opset=">=7")
 def collapse_conv_branches(m: Match, new: Builder) -> Outcome:
+    reason = objection(m.x)
+    if reason:
+        return refuse(reason)
     first = _branch(m.first, m.v, m.a)
     if isinstance(first, Refusal):
         return first

@@ -4,10 +4,11 @@ zero: they are a alone, so that what they add is a part of the bias. V' and W' a
 f: none, Gelu, HardSwish or LeakyRelu. Training with weight decay leaves such channels (ppocrv6_det_small: 690 of 1,536
 in two blocks). Exact in real arithmetic; computed in float64 and rounded once.
 
-Guards: both convolutions without groups, weights and biases constant, finite and read by nothing else; the second one
-unpadded (or the constants are zero: what is padded in is); an eighth of the channels, at least, is to go, and one stays
-whose weights are all not zero in both: an infinity or NaN in x, which a filter of zeros passes on as NaN, is still seen
-(f makes no number of it: Relu and Sigmoid would); the values between read by nothing else.
+Guards: x never infinite (or `fast_math=True`); both convolutions without groups, weights and biases constant, finite
+and read by nothing else; the second one unpadded (or the constants are zero: what is padded in is); an eighth of the
+channels, at least, is to go, and one stays whose weights are all not zero in both: an infinity or NaN in x, which a
+filter of zeros passes on as NaN, is still seen (f makes no number of it: Relu and Sigmoid would); the values between
+read by nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from graphopt.ir import NDArray, Node
 from graphopt.passes.collapse import _linear
+from graphopt.passes.collapse._bounded import objection
 from graphopt.passes.fusion import _conv
 from graphopt.passes.fusion._affine import rounded
 from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, one_of, refuse, rule
@@ -38,7 +40,7 @@ def collapse_dead_channels(m: Match, new: Builder) -> Outcome:
     live = v.reshape(v.shape[0], -1).any(axis=1)
     if live.all():
         return None
-    reason = _conv.why_not(m.inner, m.v) or _conv.why_not(m.outer, m.w) or _linear.why_not(m.v, m.w)
+    reason = _conv.why_not(m.inner, m.v) or _conv.why_not(m.outer, m.w) or _linear.why_not(m.v, m.w) or objection(m.x)
     if reason:
         return refuse(reason)
     if m.inner.attr("group") != 1 or m.outer.attr("group") != 1:

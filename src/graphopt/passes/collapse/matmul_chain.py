@@ -1,9 +1,11 @@
 """(x V) W   ==   x (V W),   (x V + a) W   ==   x (V W) + a W,
 gemm(gemm(x, V, a), W, b)   ==   gemm(x, V W, a W + b).
 
-Exact in real arithmetic; computed in float64 and rounded once to W's dtype. Guards: V and W constant matrices, a and b
-constant, one number for each column, and finite; Gemm with alpha and beta 1; at least a tenth fewer multiplications, so
-that no bottleneck is opened; weights read by nothing else; what is between read by nothing else.
+Exact in real arithmetic; computed in float64 and rounded once to W's dtype.
+
+Guards: x never infinite (or `fast_math=True`); V and W constant matrices, a and b constant, one number for each
+column, and finite; Gemm with alpha and beta 1; at least a tenth fewer multiplications, so that no bottleneck is
+opened; weights read by nothing else; what is between read by nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 
 from graphopt.ir import NDArray, Node, Value
 from graphopt.passes.collapse import _linear
+from graphopt.passes.collapse._bounded import objection
 from graphopt.passes.fusion._affine import along, rounded
 from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, one_of, refuse, rule
 from graphopt.rewrite.rule import Outcome
@@ -28,7 +31,7 @@ GEMM = P.Gemm("x", const("v"), maybe(const("a"))).as_("inner")
     measure="flops",
 )
 def collapse_matmul_chain(m: Match, new: Builder) -> Outcome:
-    reason = _linear.why_not(m.v, m.w)
+    reason = _linear.why_not(m.v, m.w) or objection(m.x)
     if reason:
         return refuse(reason)
     first, second = _matrix(m.inner, m.v), _matrix(m.outer, m.w)

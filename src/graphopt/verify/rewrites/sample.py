@@ -65,12 +65,19 @@ class Outcome:
 
 class Sampler:
     """Runs the windows of one chapter. seen: the original's values by name, of one run. weights: bytes of the model's.
-    load: makes sessions."""
+    load: makes sessions. finite: whether infinities and NaN say nothing, as the user allows what is equal without them
+    alone."""
 
     def __init__(
-        self, book: Book, seen: Mapping[str, Any], weights: int, deadline: float, load: Callable[[ModelProto], Runner]
+        self,
+        book: Book,
+        seen: Mapping[str, Any],
+        weights: int,
+        deadline: float,
+        load: Callable[[ModelProto], Runner],
+        finite: bool = False,
     ) -> None:
-        self.book, self.seen, self.deadline, self.load = book, seen, deadline, load
+        self.book, self.seen, self.deadline, self.load, self.finite = book, seen, deadline, load, finite
         self._spent = 0
         self._most = max(_LEAST, min(_MOST, _TIMES * weights // 4))
 
@@ -157,7 +164,7 @@ class Sampler:
         pair = _Pair(self.book, window, self.load)
         outcome, dear = Outcome(), False
         self._spent += _LOAD
-        waiting = deque(samples(entries))
+        waiting = deque(s for s in samples(entries) if not (self.finite and s.style in ("special", "inf")))
         while waiting:
             sample = waiting.popleft()
             shapes = [shape_in(entry, sample.sizes) for entry in entries]

@@ -78,6 +78,7 @@ class Validator:
         self._watched: frozenset[str] = frozenset()
         self._cases: list[dict[str, Any]] = []
         self.deadline = 0.0
+        self.finite = False  # whether only finite values count
 
     @property
     def reference(self) -> Observed:
@@ -103,6 +104,7 @@ class Validator:
         searching = 0.0
         start = time.monotonic()
         self.deadline = start + self.budget.seconds
+        self.finite = record.model.fast_math
         for chapter in record.chapters:
             searching += self._chapter(chapter, found)
         found.validation.seconds = time.monotonic() - start - searching
@@ -147,7 +149,7 @@ class Validator:
         """Runs one site of each kind on made values; those that are wrong anyhow are left out."""
         wrong = {id(finding.site) for finding in found.wrong}
         chosen = [s for s in sites if s.old and id(s) not in wrong and not any(self._sealed(book, s))]
-        sampler = Sampler(book, seen, self.source.weight_bytes, self.deadline, self._load)
+        sampler = Sampler(book, seen, self.source.weight_bytes, self.deadline, self._load, self.finite)
         counted: set[int] = set()
         for site, outcome in sampler.run(chosen).items():
             if outcome.fault is not None:
