@@ -202,7 +202,6 @@ PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
     "repvgg: 3x3 + 1x1 + identity": rep_vgg,
     "chain: Conv1x1 of Conv1x1": conv_chain,
     "distance head: Softmax over 16, Conv1x1": lambda: distance_head(2100),
-    "softmax over 21 channels": lambda: alone("Softmax", 1, 21, 100, 100, axis=1),
     "softmax over 21 channels, then NHWC": channels_last_softmax,
     "one-hot times matrix": lambda: one_hot(1024, 257, 64),
     "rows: ReduceMean 384 x 512": lambda: alone("ReduceMean", 1, 384, 512, axes=[1]),

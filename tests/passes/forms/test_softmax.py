@@ -1,4 +1,4 @@
-"""spell-softmax-product, spell-inner-softmax, transpose-before-softmax."""
+"""spell-softmax-product, transpose-before-softmax."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from ..util import Shape, apply, assert_same, fired, model, node, ops, rand, reasons
 
-PRODUCT, INNER, BEFORE = "spell-softmax-product", "spell-inner-softmax", "transpose-before-softmax"
+PRODUCT, BEFORE = "spell-softmax-product", "transpose-before-softmax"
 FORM = {"ReduceMax": 1, "Sub": 1, "Exp": 1, "Mul": 1, "ReduceSum": 2, "Div": 1, "Transpose": 1}
 
 
@@ -120,38 +120,6 @@ def softmax(shape: Shape, axis: int, opset: int = 17, perm: Any = None, dtype: i
     if perm:
         nodes.append(node("Transpose", "p", "y", perm=perm))
     return model(nodes, {"x": shape}, ["y"], opset=opset, dtype=dtype)
-
-
-@pytest.mark.parametrize("opset", [13, 18])
-@pytest.mark.parametrize("axis", [1, -3])
-def test_softmax_over_channels(opset: int, axis: int) -> None:
-    before = softmax(("N", 12, "H", "W"), axis, opset)
-    after, report = apply(before, INNER)
-    assert fired(report) == [INNER]
-    assert dict(ops(after)) == {"ReduceMax": 1, "Sub": 1, "Exp": 1, "ReduceSum": 1, "Div": 1}
-    for shape in ((1, 12, 9, 8), (2, 12, 5, 5), (1, 12, 0, 3)):
-        assert_same(before, after, {"x": rand(*shape, low=-50, high=50)})
-    x = np.moveaxis(special((1, 9, 9, 12)), 3, 1)
-    assert_same(before, after, {"x": np.ascontiguousarray(x)}, reference=False)
-
-
-@pytest.mark.parametrize(
-    ("before", "reason"),
-    [
-        (softmax((1, 12, 4096), 1), "one axis"),
-        (softmax((1, 12, 1, 4096), 1), "one axis"),
-        (softmax((1, 12, 10, 10), 1), "small"),
-        (softmax((1, 12, 64, 64), 1, dtype=TensorProto.DOUBLE), "float32"),
-        (softmax((1, 12, 64, 64), 1, perm=(0, 2, 3, 1)), "last one"),
-        (softmax((1, 12, 64, 64), 3), ""),
-        (softmax((1, 12, 64, 64), 1, opset=12), ""),
-    ],
-)
-def test_other_softmaxes_stay(before: onnx.ModelProto, reason: str) -> None:
-    after, report = apply(before, INNER)
-    assert ops(after) == ops(before)
-    said = reasons(report, INNER)
-    assert any(reason in text for text in said) if reason else not said, said
 
 
 @pytest.mark.parametrize("opset", [13, 17, 21])
