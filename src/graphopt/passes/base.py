@@ -31,6 +31,8 @@ class Pass:
     checked_as: ClassVar[Mapping[str, Any]] = {}
     """Options under which check-rules, `near` and the property suite run it, too: guards of cost off, say, so that it
     acts on small models."""
+    only_notes: ClassVar[bool] = False
+    """Whether it changes no model itself, and only allows something to the passes after it."""
 
     def run(self, model: Model, ctx: Context) -> None:
         """Changes the model in place."""

@@ -10,11 +10,11 @@ PRESETS = {
     ),
     "fuse": (
         "Fusion (Conv+BN+ReLU, affine operators, Pad, operators written out, siblings) and the clean-up that it needs.",
-        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,runtime,deduplicate,dead-code",
+        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,runtime,lift-constants,deduplicate,dead-code",
     ),
     "default": (
         "Everything that is always right and never slower, for this target.",
-        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,forms,simplify,runtime,deduplicate,dead-code",
+        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,forms,simplify,runtime,lift-constants,deduplicate,dead-code",
     ),
 }
 

@@ -30,7 +30,8 @@ def known(node: NodeProto, values: Sequence[np.ndarray | None], inputs: Sequence
     if rule is None or any(v is None or v.size > LARGEST or v.dtype.kind != "i" for v in values):
         return None
     try:
-        return np.asarray(rule(_attrs(node), *values))
+        with np.errstate(all="ignore"):
+            return np.asarray(rule(_attrs(node), *values))
     except (ValueError, IndexError, TypeError, ZeroDivisionError):
         return None
 

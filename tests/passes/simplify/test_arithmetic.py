@@ -239,6 +239,7 @@ def test_reduce_with_axes_as_input() -> None:
     ):
         noop = parse(f"{R} => (float[N, 1, 3, 1] y) {axes} {{ z = {call}  y = Abs(z) }}", opset)
         assert nodes(apply(noop, "eliminate-reduce")[0]) == "Abs"
+    refuses("eliminate-reduce", "(int64[1] x) => (int64[1] y) { z = ReduceSum(x)  y = Abs(z) }", "above 2^53")
     ones = "(int32[1, 1] x) => (int32[1, 1] y) { z = ReduceSum(x)  y = Abs(z) }"
     fires("eliminate-reduce", ones, "Abs")
 

@@ -19,6 +19,7 @@ class FastMath(Pass):
     """Allows rewrites that are equal only while every value is finite; changes nothing itself."""
 
     name = "fast-math"
+    only_notes = True
 
     def run(self, model: Model, ctx: Context) -> None:
         """Notes the permission."""

@@ -1,5 +1,5 @@
-"""OneHot(i, depth, [0, 1]) W   ==   Gather([W; 0; W], Clip(i, -depth - 1, depth))
-Cast(i == [0, 1, ... depth - 1]) W   ==   Gather([W; 0], Clip(i, -1, depth))
+"""OneHot(i, depth, [0, 1]) W   ==   Gather([W; 0; W], i clipped to -depth - 1 .. depth)
+Cast(i == [0, 1, ... depth - 1]) W   ==   Gather([W; 0], i clipped to -1 .. depth)
 Gather(T, i) + c   ==   Gather(T + c, i)   likewise with Sub, Mul and Div
 
 A product with a one-hot row picks a row of W; indices out of range, which make a row of zeros, pick one of zeros. The
@@ -118,10 +118,12 @@ def _clip(new: Builder, index: Value, dtype: int, low: int, high: int) -> Value:
         index, dtype = new.Cast(index, to=int(TensorProto.INT64)), int(TensorProto.INT64)
     kind = helper.tensor_dtype_to_np_dtype(dtype)
     bounds = [new.constant(np.array(bound, kind), "bound") for bound in (low, high)]
-    clipped: Value = new.Clip(index, *bounds)
-    if dtype in FLOATS:
-        whole = new.Equal(index, new.Floor(index))
-        clipped = new.Cast(new.Where(whole, clipped, bounds[1]), to=int(TensorProto.INT64))
+    if dtype not in FLOATS:  # ONNX Runtime 1.31 does not clip int64 from 2^31 to 2^32
+        above = new.Where(new.Greater(index, bounds[1]), bounds[1], index)
+        below: Value = new.Where(new.Less(above, bounds[0]), bounds[0], above)
+        return below
+    whole = new.Equal(index, new.Floor(index))
+    clipped: Value = new.Cast(new.Where(whole, new.Clip(index, *bounds), bounds[1]), to=int(TensorProto.INT64))
     return clipped
 
 

@@ -5,8 +5,14 @@ Guards: the type of x, or of `like`, must be known for certain.
 
 from __future__ import annotations
 
+from typing import Any
+
+from onnx import TensorProto
+
 from graphopt.rewrite import Builder, Match, P, refuse, rule
 from graphopt.rewrite.rule import Outcome
+
+E8M0 = getattr(TensorProto, "FLOAT8E8M0", None)  # from onnx 1.19 on
 
 
 @rule("eliminate-cast", P.Cast("x").as_("cast"))
@@ -23,4 +29,7 @@ def resolve_cast_like(m: Match, new: Builder) -> Outcome:
         return refuse("the type to cast to is not known")
     if dtype == m.x.dtype:
         return m.x
-    return new.Cast(m.x, like=m.cast, to=dtype)
+    more: dict[str, Any] = (
+        {} if dtype == E8M0 else {"round_mode": None}
+    )  # of no meaning elsewhere, and ONNX Runtime refuses it there
+    return new.Cast(m.x, like=m.cast, to=dtype, **more)

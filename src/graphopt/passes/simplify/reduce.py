@@ -1,6 +1,7 @@
 """Reducing over axes of size 1 keeps every element: with keepdims=1 it is x, else Squeeze(x, axes). It is x, too, where
 no axis is given and noop_with_empty_axes=1. For ReduceMax, ReduceMin and ReduceProd, and for ReduceSum and ReduceMean
-of integers: for floats a sum may start from +0, which turns -0 into +0.
+of integers of up to 32 bits: for floats a sum may start from +0, which turns -0 into +0, and ONNX Runtime adds up longer
+integers as doubles.
 
 Squeeze(Reduce(x, keepdims=1))   ==   Reduce(x, keepdims=0) over the same axes, and the other way round with Unsqueeze.
 
@@ -10,6 +11,8 @@ Guards: axes must be constant, their sizes numbers; without axes all are meant, 
 from __future__ import annotations
 
 from typing import Any
+
+from onnx import TensorProto
 
 from graphopt.ir import Node, Value
 from graphopt.passes.simplify._facts import INTEGERS, ints, normalize, option, vector
@@ -43,6 +46,8 @@ def eliminate_reduce(m: Match, new: Builder) -> Outcome:
         return None
     if node.op in SUMS and m.x.dtype not in INTEGERS:
         return refuse("a sum may turn -0 into +0")
+    if node.op in SUMS and m.x.dtype in (TensorProto.INT64, TensorProto.UINT64):
+        return refuse("ONNX Runtime adds up 64-bit integers as doubles, which changes those above 2^53")
     return m.x if node.attr("keepdims") else make_squeeze(new, m.x, axes, node)
 
 
