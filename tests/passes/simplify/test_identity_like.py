@@ -98,6 +98,11 @@ def test_cast_like() -> None:
 
 
 def test_cast_like_of_an_unknown_type() -> None:
+    rounded = '(float[N] x, float16 h) => (float16[N] y) { y = CastLike<round_mode = "nearest">(x, h) }'
+    after = fires(
+        "resolve-cast-like", rounded, "Cast", 24, feeds={"x": np.float32([1.5]), "h": np.array(1, np.float16)}
+    )
+    assert [a.name for a in after.graph.node[0].attribute] == ["to"]
     body = "(float[N] x) => (float[N] y) { t = com.example.Thing(x)  a = CastLike(x, t)  y = Relu(a) }"
     text = parse(body.replace("com.example.Thing", "Relu"))
     text.graph.node[0].domain, text.graph.node[0].op_type = "com.example", "Thing"

@@ -29,7 +29,6 @@ def resolve_cast_like(m: Match, new: Builder) -> Outcome:
         return refuse("the type to cast to is not known")
     if dtype == m.x.dtype:
         return m.x
-    more: dict[str, Any] = (
-        {} if dtype == E8M0 else {"round_mode": None}
-    )  # of no meaning elsewhere, and ONNX Runtime refuses it there
+    # round_mode means nothing for other types, for which ONNX Runtime refuses it.
+    more: dict[str, Any] = {} if dtype == E8M0 else {"round_mode": None}
     return new.Cast(m.x, like=m.cast, to=dtype, **more)

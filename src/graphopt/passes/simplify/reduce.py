@@ -1,7 +1,7 @@
 """Reducing over axes of size 1 keeps every element: with keepdims=1 it is x, else Squeeze(x, axes). It is x, too, where
 no axis is given and noop_with_empty_axes=1. For ReduceMax, ReduceMin and ReduceProd, and for ReduceSum and ReduceMean
-of integers of up to 32 bits: for floats a sum may start from +0, which turns -0 into +0, and ONNX Runtime adds up longer
-integers as doubles.
+of integers of up to 32 bits: for floats a sum may start from +0, which turns -0 into +0; longer integers are added up
+as doubles by ONNX Runtime.
 
 Squeeze(Reduce(x, keepdims=1))   ==   Reduce(x, keepdims=0) over the same axes, and the other way round with Unsqueeze.
 
