@@ -5,7 +5,10 @@ W2 of m rows and n columns, each row of x costs k n instead of k m + m n. A bott
 
 Exact in real arithmetic; W1 W2 is computed in float64 and rounded once to the weights' dtype. Try it with
 
-    graphopt optimize model.onnx --load passes/experiments/merge_matmul_weights.py
+    graphopt optimize model.onnx --fast-math --load passes/experiments/merge_matmul_weights.py
+
+Only with fast_math, as infinities of both signs that meet in x W1 are NaN, and may not meet in x (W1 W2). (The built-in
+`collapse-matmul-chain` does this, and more.)
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ def merge_matmul_weights(m: Match, new: Builder) -> Value | Refusal | None:
         return refuse("the weights are not floating-point numbers")
     if m.w1.rank != 2 or m.w2.rank != 2:
         return refuse("a weight is not a matrix")
+    if not m.x.graph.model.fast_math:
+        return refuse("an infinite operand could give NaN where this gives infinity; fast_math=True allows it")
     (k, inner), n = m.w1.shape, m.w2.shape[1]
     if k * n >= k * inner + inner * n:
         return refuse(f"one product of {k} x {n} costs no less than two through {inner} columns")
