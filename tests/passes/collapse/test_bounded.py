@@ -83,3 +83,12 @@ def test_the_others_ask_too(name: str, nodes, weights) -> None:
     assert "fast_math=True allows it" in reasons(report, name)[0]
     _, report = fast.apply(before, name)
     assert fired(report) == [name]
+
+
+@pytest.mark.parametrize("name", ["collapse-conv-chain", "collapse-dead-channels", "collapse-conv-branches"])
+def test_weights_that_are_no_kernels_are_left_alone(name: str) -> None:
+    """In a branch that is never run, say."""
+    nodes = [node("Conv", "x v", "c"), node("Conv", "c w", "d"), node("Conv", "c w", "e"), node("Add", "d e", "y")]
+    for v, w in ((rand(3), rand(3, seed=1)), (rand(3, 3, 1, 1) * 0, rand(3)), (rand(3), rand(3, 3, 1, 1))):
+        given = model(nodes, {"x": [1, 3, 4, 4]}, {"y": [None] * 4}, {"v": v, "w": w})
+        assert not fired(fast.apply(given, name)[1])

@@ -36,7 +36,7 @@ def collapse_conv_chain(m: Match, new: Builder) -> Outcome:
     if m.inner.attr("group") != 1 or m.outer.attr("group") != 1:
         return refuse("a convolution has groups")
     v, w = m.v.numpy(), m.w.numpy()
-    if v.ndim != w.ndim or v.shape[0] != w.shape[1] or not v.size or not w.size:
+    if v.ndim < 3 or v.ndim != w.ndim or v.shape[0] != w.shape[1] or not v.size or not w.size:
         return refuse("the weights do not fit each other")
     if _is_pointwise(m.outer, w):
         kernel = v

@@ -35,7 +35,7 @@ _PART = 8
 @rule("collapse-dead-channels", P.Conv(VALUE, const("w"), maybe(const("b"))).as_("outer"), opset=">=7", measure="flops")
 def collapse_dead_channels(m: Match, new: Builder) -> Outcome:
     v, w = m.v.numpy(), m.w.numpy()
-    if v.ndim < 3 or w.shape[1] * m.outer.attr("group") != v.shape[0] or not v.size or not w.size:
+    if v.ndim < 3 or w.ndim != v.ndim or w.shape[1] * m.outer.attr("group") != v.shape[0] or not v.size or not w.size:
         return None
     live = v.reshape(v.shape[0], -1).any(axis=1)
     if live.all():
