@@ -20,7 +20,7 @@ from graphopt.testing.draft import Drawn
 from graphopt.testing.strategies import FEATURES, ON_DEMAND, models
 
 from .holds import SEED, Tally, search
-from .subjects import NAMES, models_for
+from .subjects import NAMES, SUBJECTS, models_for
 
 PART = 250
 DEFAULT = int(os.environ.get("GRAPHOPT_MODELS_DEFAULT", "20000"))
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.campaign, pytest.mark.timeout(1800)]
 def run(subject: str, drawn: st.SearchStrategy[Drawn], count: int, number: int) -> None:
     tally, began = Tally(), time.perf_counter()
     try:
-        search(drawn, lambda model: tally.conforms(subject, model), count, number)
+        search(drawn, lambda model: tally.conforms(SUBJECTS[subject], model), count, number)
     finally:
         sys.stdout.write(f"seed {number}: {subject}: {tally} in {time.perf_counter() - began:.0f} s\n")
 

@@ -9,7 +9,7 @@ from graphopt.testing.draft import Drawn
 from graphopt.testing.strategies import FEATURES, ON_DEMAND, models
 
 from .holds import Tally, search
-from .subjects import NAMES, models_for
+from .subjects import NAMES, SUBJECTS, models_for
 
 
 @settings(max_examples=100)
@@ -26,4 +26,4 @@ def test_nodes_in_any_order(drawn: Drawn) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_pass(name: str) -> None:
-    search(models_for(name), lambda drawn: Tally().conforms(name, drawn), 5, NAMES.index(name))
+    search(models_for(name), lambda drawn: Tally().conforms(SUBJECTS[name], drawn), 5, NAMES.index(name))

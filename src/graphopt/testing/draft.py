@@ -340,7 +340,7 @@ class Draft:
         tensor = inner.tensor_type
         self._needs(tensor.elem_type)
         shape = concrete(tensor) if kind == "tensor" else None
-        if shape is not None and min(shape, default=0) < 0:
+        if any(dim.dim_value < 0 for dim in tensor.shape.dim):  # onnx's inference dies of a Slice of that
             raise DoesNotFit("nothing is left")
         if shape is not None and int(np.prod(shape, dtype=np.int64)) > MAX_ELEMENTS:
             raise DoesNotFit("too large")

@@ -19,6 +19,7 @@ from graphopt.testing.rules.hints import Hints, is_rule, of_item
 from graphopt.testing.rules.infer import check_sane
 from graphopt.testing.rules.run import runner
 from graphopt.testing.rules.search import check_model, harmless
+from graphopt.testing.rules.ways import variants_of
 from graphopt.testing.synthesis import nudged
 
 __all__ = ["near"]
@@ -91,6 +92,6 @@ def _one(item: Any, hints: Hints, edits: int, chooser: DrawChooser) -> Drawn | N
 def _fires(item: Any, drawn: Drawn) -> bool:
     target = min(item.targets) if is_rule(item) and item.targets - {"onnx"} == item.targets != frozenset() else "onnx"
     try:
-        return bool(apply(item, drawn.model, target).fired)
+        return any(apply(each, drawn.model, target).fired for each in variants_of(item))
     except GraphoptError:
         return False

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
+from graphopt.analysis.shapes import has_negative_sizes
 from graphopt.testing.chooser import Chooser
 from graphopt.testing.draft import Draft, Drawn, ranked
 
@@ -93,6 +94,8 @@ def names(model: ModelProto, chooser: Chooser) -> None:
 
 def sizes(model: ModelProto, chooser: Chooser, draft: Draft) -> None:
     """Types of inner values as inference finds them, and the sizes of outputs where they follow from the inputs'."""
+    if has_negative_sizes(model):
+        return
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
     except onnx.shape_inference.InferenceError:

@@ -27,6 +27,7 @@ from graphopt.testing.rules.hints import Hints
 from graphopt.testing.rules.infer import inferred, loads
 from graphopt.testing.rules.numbers import NUDGES, level
 from graphopt.testing.rules.surroundings import CHANGES
+from graphopt.testing.rules.wholes import WHOLES, nudge_rows
 
 if TYPE_CHECKING:
     from graphopt.rewrite import Rule
@@ -36,7 +37,9 @@ __all__ = ["LAST", "edit", "instance", "nudged", "opsets_of"]
 Pattern = Any  # of graphopt.rewrite.pattern, told apart by the names of their classes
 
 FIRST, LAST = 7, 26  # opsets that models are made for
-_DTYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32)
+_DTYPES = (
+    TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32,
+)  # fmt: skip
 
 
 def instance(rule: Rule, chooser: Chooser, hints: Hints) -> Drawn:
@@ -44,7 +47,7 @@ def instance(rule: Rule, chooser: Chooser, hints: Hints) -> Drawn:
     choices made cannot be completed: try others."""
     pattern = chooser.pick(rule.patterns)
     draft = Draft(chooser, chooser.pick(opsets_of(pattern, rule.opsets)))
-    if chooser.chance(35):
+    if chooser.chance(45):
         draft.dtypes = frozenset({chooser.pick(_DTYPES)})
     maker = _Maker(draft, hints, pattern)
     made = maker.node(pattern)
@@ -59,8 +62,11 @@ def instance(rule: Rule, chooser: Chooser, hints: Hints) -> Drawn:
     for name in maker.free:
         if chooser.chance(85):
             _given(drawn, name)
-    if chooser.chance(20):
+    if chooser.chance(25):
         level(drawn, chooser, hints)
+    elif chooser.chance(10):
+        with contextlib.suppress(DoesNotFit):
+            nudge_rows(drawn, chooser, hints)
     return drawn
 
 
@@ -85,13 +91,13 @@ def edit(drawn: Drawn, chooser: Chooser, hints: Hints) -> Drawn:
     change = chooser.pick(_EDITS)
     try:
         change(copy, chooser, hints)
-    except (ArithmeticError, LookupError, ValueError, TypeError, AttributeError) as error:
+    except (ArithmeticError, LookupError, MemoryError, ValueError, TypeError, AttributeError) as error:
         raise DoesNotFit(str(error)) from error
     _forget_shapes(copy)
     return copy
 
 
-_EDITS: tuple[Any, ...] = (*NUDGES, *CHANGES)
+_EDITS: tuple[Any, ...] = (*NUDGES, *WHOLES, *CHANGES)
 
 
 def nudged(rule: Rule, chooser: Chooser, hints: Hints, most: int = 3) -> Drawn:
@@ -179,7 +185,8 @@ class _Maker:
         constant: set[int] = set()
         omitted: set[int] = set()
         numbers: list[tuple[int, Pattern]] = []
-        for slot, item in enumerate(operands):
+        for slot, item in sorted(enumerate(operands), key=lambda pair: not _is(pair[1], "Op")):
+            # what is below first: a value that stands there, too, is then the same one
             if item is None:
                 omitted.add(slot)
             elif _is(item, "Op"):
@@ -349,7 +356,7 @@ class _Maker:
     def use(self, var: Var) -> None:
         """Something reads the result: the caller, or another operator that the rule's code mentions."""
         readers = [op for op in self.mentioned if _has(op, self.draft.opset)]
-        if readers and self.chooser.chance(30):
+        if readers and self.chooser.chance(40):
             op, slot = self.chooser.pick(readers), self.chooser.integer(0, 1)
             try:
                 for out in catalog.apply(self.draft, op, {slot: var})[:1]:

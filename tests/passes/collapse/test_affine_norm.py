@@ -129,3 +129,10 @@ def test_leaves_a_gelu_and_a_hard_swish() -> None:
     zero = {"k": np.float32(0.2), "one": np.float32(0.5), "zero": np.float32(0)}
     after, report = apply(model(clip, {"x": [2, 4, 6, 6]}, ["y"], zero), RULE)
     assert reasons(report, RULE) == ["the constants seem to be part of an activation written out"]
+
+
+def test_refuses_a_constant_without_elements() -> None:
+    """It makes 0 of a dim of 1, which BatchNormalization does not."""
+    before = block(STEPS, x=(1, 0, 1, 1), s=np.zeros((0, 0, 0, 0), np.float32), t=np.float32(1))
+    _, report = apply(before, RULE)
+    assert not fired(report)

@@ -88,7 +88,7 @@ def keeps_shape(constant: Value, x: Value, axis: int, channels: int) -> bool:
     if array.ndim == 0:
         return True
     shape = x.shape
-    if shape is None or len(shape) < array.ndim:
+    if shape is None or len(shape) < array.ndim or not array.size:
         return False
     return array.size == 1 or (len(shape) >= -axis and shape[axis] == channels)
 

@@ -54,7 +54,9 @@ def operands(c: Call, x_slot: int = 0, w_slot: int = 1, *, transposed: bool = Fa
         raise DoesNotFit(f"{c.op} of nothing")
     if w is None:
         wanted = c.attrs.get("kernel_shape")
-        kernel = wanted or [c.chooser.pick([k for k in (1, 3, 2) if k <= size]) for size in shape[2:]]
+        kernel = wanted or [1] * len(shape[2:])
+        if not wanted and c.chooser.chance(75):
+            kernel = [c.chooser.pick([k for k in (1, 3, 2) if k <= size]) for size in shape[2:]]
         out = c.chooser.pick((2, 1, 3))
         first, second = (shape[1], out) if transposed else (group * out, shape[1] // group)
         c.make(w_slot, (first, second, *kernel))

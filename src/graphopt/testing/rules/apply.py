@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from graphopt import ir
@@ -26,16 +27,19 @@ class Applied:
     endless: bool = False
 
 
-def apply(item: Any, model: ModelProto, target: str) -> Applied:
-    """Runs a rule, or a pass, alone. Raises ModelError for a model that graphopt does not load."""
+def apply(item: Any, model: ModelProto, target: str, fast_math: bool = False) -> Applied:
+    """Runs a rule, or a pass, alone; fast_math: where only finite values count. Raises ModelError for a model that
+    graphopt does not load."""
     from graphopt.finish import check
     from graphopt.rewrite import Context
 
     original = ir.from_proto(model)
     work = ir.from_proto(model)
+    work.fast_math = fast_math
     ctx = Context(target)
     try:
-        item.run(work, ctx)
+        with np.errstate(all="ignore"):  # a warning of numpy's is no fault, and must not hide one
+            item.run(work, ctx)
         for graph in work.scopes():
             graph.ensure_sorted()
         report = ctx.close()

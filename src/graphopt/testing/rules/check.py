@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, TensorProto
@@ -14,14 +16,17 @@ from graphopt.testing.rules.apply import apply
 from graphopt.testing.rules.compare import Verdict, compare
 from graphopt.testing.rules.hints import Hints, is_rule, of_item
 from graphopt.testing.rules.result import Counterexample, RuleCheck
+from graphopt.testing.rules.run import Feeds
 from graphopt.testing.rules.search import Find, Search
 from graphopt.testing.rules.shrink import shrink
+from graphopt.testing.rules.trace import Endless
 from graphopt.testing.synthesis import nudged
 
 __all__ = ["INSTANCES", "check_rule", "check_rules", "find"]
 
 INSTANCES = 300  # models on which each rule is run
-PATIENCE = 12  # times as many are drawn for a rule that has not fired yet
+PATIENCE = 12  # times as many are drawn for a rule that has hardly fired yet
+ENOUGH = 5  # models on which it should fire
 PASSES = 3  # times as many models for a pass, which has no pattern to say where it acts
 COUNTEREXAMPLES = 3  # kept for one rule
 TARGETS = ("onnx", "onnxruntime", "tensorrt")
@@ -90,7 +95,11 @@ def check_rule(
     """Checks one rule or pass."""
     began = time.perf_counter()
     check = _Check(item, seed, targets)
-    check.run(instances)
+    try:
+        check.run(instances)
+    except (Exception, Endless) as error:  # noqa: BLE001 - of the harness itself: the survey of the others goes on
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        check.result.crash = f"its check fails: {type(error).__name__}: {error} ({Path(at.filename).name}:{at.lineno})"
     check.result.seconds = time.perf_counter() - began
     return check.result
 
@@ -103,6 +112,7 @@ class _Check:
         chosen = [t for t in own if targets is None or t in targets] or own
         self.search = Search(item, self._make, self.hints, chosen, seed)
         self.result = RuleCheck(str(item), "rule" if is_rule(item) else "pass")
+        self.result.only_notes = bool(getattr(item, "only_notes", False))
         self.doubts: list[tuple[Find, str, Any]] = []
         self.is_endless = False  # on some model: each more would take as long
 
@@ -134,7 +144,10 @@ class _Check:
     def _is_hungry(self, instances: int) -> bool:
         """Whether to go on, because the rule fired on few models so far."""
         fired, tried = self.result.fired, self.result.tried
-        most = PATIENCE if not fired else 3 if self.result.kind == "rule" else 1
+        if self.result.only_notes:
+            return False
+        few = max(1, min(ENOUGH, instances // 20))
+        most = PATIENCE if self.result.equal < few else 3 if self.result.kind == "rule" else 1
         return tried < most * instances and 5 * fired < instances
 
     def take(self, found: Find) -> None:
@@ -184,13 +197,15 @@ class _Check:
                 return verdict
             return verdict.wrong(found.applied.error, found.drawn.feeds)
         assert found.applied.model is not None
+        trace, _, way = self.search.ways[found.way]
 
         def rewrite(model: ModelProto) -> ModelProto | None:
-            trace = self.search.trace
-            done, _ = trace.run(lambda: apply(trace.item, model, found.target))
+            done, _ = trace.run(lambda: apply(trace.item, model, found.target, way.fast_math))
             return done.model if done.fired and not done.error else None
 
-        return compare(found.drawn.model, found.applied.model, found.drawn.feeds, rewrite, self.seed)
+        return compare(
+            found.drawn.model, found.applied.model, found.drawn.feeds, rewrite, self.seed, finite=way.fast_math
+        )
 
     def blame(self, found: Find, why: str) -> None:
         """Keeps a counterexample, made small."""
@@ -201,9 +216,13 @@ class _Check:
         small = found if keep else shrink(self.search, found, self._is_wrong)
         verdict = self.compare(small)
         feeds = verdict.feeds or small.drawn.feeds
-        self.result.wrong.append(
-            Counterexample(small.drawn.model, feeds, verdict.why or why, small.applied.model, small.target)
-        )
+        self.result.wrong.append(self._example(small, verdict.why or why, feeds))
+
+    def _example(self, found: Find, why: str, feeds: Feeds) -> Counterexample:
+        return Counterexample(found.drawn.model, feeds, why, found.applied.model, found.target, self._step(found))
+
+    def _step(self, found: Find) -> str:
+        return self.search.ways[found.way][2].step
 
     def _is_wrong(self, found: Find) -> bool:
         return bool(found.applied.fired) and self.compare(found).status == "wrong"
@@ -214,7 +233,7 @@ class _Check:
             return
         found, why, feeds = min(self.doubts, key=lambda doubt: doubt[0].drawn.model.ByteSize())
         self.result.equal -= len(self.doubts)
-        self.result.wrong.append(Counterexample(found.drawn.model, feeds, why, found.applied.model, found.target))
+        self.result.wrong.append(self._example(found, why, feeds))
 
 
 def _kind(why: str) -> str:

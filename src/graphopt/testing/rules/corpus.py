@@ -15,6 +15,7 @@ from graphopt.testing.drawing import Spec, draw_model
 from graphopt.testing.rules import bodies
 from graphopt.testing.rules.hints import Hints
 from graphopt.testing.rules.numbers import nodes_of
+from graphopt.testing.rules.siblings import WEIGHTED, siblings
 from graphopt.testing.rules.surroundings import CHANGES, alone_in_a_body, constant_input, in_a_body, not_constant
 from graphopt.testing.rules.twins import TWINS, twins
 from graphopt.testing.synthesis import FIRST, LAST
@@ -30,6 +31,8 @@ def model_for(item: Any, chooser: Chooser, hints: Hints) -> Drawn:
     computations of shapes, bodies and functions. Raises DoesNotFit."""
     if {"Loop", "If"} & set(hints.ops) and chooser.chance(40):
         return _edited(_with_body(chooser, hints), chooser, hints)
+    if chooser.chance(40 if len(set(WEIGHTED) & set(hints.ops)) > 1 else 6):
+        return _edited(siblings(chooser, hints), chooser, hints, twin=False)
     if chooser.chance(40):
         return _edited(twins(chooser, hints), chooser, hints, twin=False)
     if chooser.chance(40):
@@ -81,7 +84,7 @@ def _edited(drawn: Drawn, chooser: Chooser, hints: Hints, twin: bool = True) -> 
         copy.model.CopyFrom(drawn.model)
         try:
             change(copy, chooser, hints)
-        except (DoesNotFit, ValueError, IndexError, TypeError):
+        except (DoesNotFit, ArithmeticError, LookupError, MemoryError, ValueError, TypeError, AttributeError):
             continue
         drawn = copy
     return drawn

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from graphopt.testing.rules.numbers import grows
+from graphopt.testing.rules.numbers import arrays, grows, tensors
 from graphopt.testing.rules.run import Feeds
 
 __all__ = ["Data", "rebound", "variants"]
@@ -23,7 +23,8 @@ class Data:
 
     ordinary: finite and of moderate size: results differ by rounding alone. special: NaN, infinities and zeros of both
     signs among them, the rest moderate: nothing overflows on the way. extreme: the largest and smallest numbers, too.
-    wide: integers of all sizes. overriding: other values for initializers that are inputs, too. rebound: other sizes.
+    small: ordinary ones divided by 256, where constants are so large that their products overflow. wide: integers of
+    all sizes. overriding: other values for initializers that are inputs, too. rebound: other sizes.
     """
 
     kind: str
@@ -36,12 +37,31 @@ def variants(model: ModelProto, feeds: Feeds, seed: int) -> list[Data]:
     found = [Data("ordinary", {name: _ordinary(array, rng) for name, array in feeds.items()})]
     if any(array.size and _is_float(array) for array in feeds.values()):
         found += [Data(kind, {k: _mixed(v, kind, rng) for k, v in found[0].feeds.items()}) for kind in _KINDS]
+        if _has_large(model):
+            found.append(Data("small", {k: _smaller(v) for k, v in found[0].feeds.items()}))
     if any(array.size and array.dtype.kind in "iu" for array in feeds.values()) and not grows(model):
         found.append(Data("wide", {k: _wide(v, rng) for k, v in found[0].feeds.items()}))
     other = {t.name: _other(numpy_helper.to_array(t)) for t in model.graph.initializer if t.name in _names(model)}
     if other:
         found.append(Data("overriding", {**found[0].feeds, **other}))
     return found
+
+
+def _has_large(model: ModelProto) -> bool:
+    """Whether a constant's square is near or beyond the range of its type."""
+    import ml_dtypes
+
+    for array in map(arrays, tensors(model)):
+        if _is_float(array) and array.size:
+            info: Any = ml_dtypes.finfo(array.dtype)  # type: ignore[no-untyped-call]
+            wide = np.abs(array.astype(np.float64))
+            if bool((np.isfinite(wide) & (wide > 0.5 * float(info.max) ** 0.5)).any()):
+                return True
+    return False
+
+
+def _smaller(array: np.ndarray) -> np.ndarray:
+    return np.asarray((array / 256).astype(array.dtype)) if _is_float(array) else array
 
 
 def _names(model: ModelProto) -> set[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx
 from onnx import ModelProto
 
+from graphopt.analysis.shapes import has_negative_sizes
+from graphopt.errors import ModelError
 from graphopt.testing.draft import DoesNotFit
 from graphopt.testing.rules.numbers import arrays, nodes_of, tensors
 
@@ -35,8 +37,9 @@ def check_sane(model: ModelProto) -> None:
     """Raises DoesNotFit for what onnx's inference ends the process over, or ONNX Runtime computes garbage from.
 
     An operand left out of many, a Split with other outputs than sizes, an axis far out, no element where one is read,
-    sizes and counts below 1, a body that returns one value twice.
+    sizes and counts below 1, a body that returns one value twice, a Slice of what has less than no elements.
     """
+    _check_slices(model)
     known: dict[str, int] = {t.name: int(t.dims[0]) for t in model.graph.initializer if len(t.dims) == 1}
     ranks = {t.name: len(t.dims) for t in model.graph.initializer}
     lowest = {t.name: arrays(t).reshape(-1).tolist() for t in tensors(model) if t.data_type == 7 and len(t.dims) == 1}
@@ -80,6 +83,14 @@ def check_sane(model: ModelProto) -> None:
             count = next((a.i for a in node.attribute if a.name == "num_outputs"), len(node.output))
             if (sizes is not None and sizes != len(node.output)) or count != len(node.output):
                 raise DoesNotFit("a Split with other outputs than sizes")
+
+
+def _check_slices(model: ModelProto) -> None:
+    try:
+        if has_negative_sizes(model):
+            raise DoesNotFit("a Slice of a size below zero")
+    except ModelError as error:
+        raise DoesNotFit(str(error)) from error
 
 
 def loads(model: ModelProto) -> bool:

@@ -7,6 +7,7 @@ its neighbours, its sizes, other lists of the same length, what the rule's code 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,37 +25,15 @@ from graphopt.testing.rules.hints import Hints
 __all__ = ["NUDGES", "arrays", "attribute_value", "grows", "level", "nodes_of", "tensors"]
 
 SHORT = 16  # elements of a list of axes, pads, sizes
+MOST = 512  # elements of a constant that gets another shape
 LARGE = 8  # where a number is a size, a count or a pad
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _FAR = (2**31 - 1, 2**63 - 1, -(2**31), -(2**63) + 1)
 _FLOATS = (
-    1.0,
-    0.0,
-    -1.0,
-    -0.0,
-    0.5,
-    2.0,
-    3.0,
-    6.0,
-    1 / 6,
-    1e30,
-    300.0,
-    1e-30,
-    float("inf"),
-    float("nan"),
-    -float("inf"),
-)
-_TOGETHER = (
-    1.0,
-    0.0,
-    None,
-    1.0,
-    300.0,
-    1e30,
-    -1.0,
-    -0.0,
-    1e-30,
-)  # for all constants at once; None: just too large a square
+    1.0, 0.0, -1.0, -0.0, 0.5, 2.0, 3.0, 6.0, 1 / 6, 1e30, 300.0, 1e-30, float("inf"), float("nan"), -float("inf"),
+)  # fmt: skip
+# For all constants at once; None: just too large a square.
+_TOGETHER = (1.0, 0.0, None, 1.0, 3.0, 300.0, None, 1e30, -1.0, -0.0, 1e-30, 3.0)
 _FLAGS = frozenset(
     "allowzero antialias ceil_mode count_include_pad do_rotate exclusive fmod interleaved is_causal keepdims "
     "largest layout noop_with_empty_axes onesided return_scale reverse saturate select_last_index sorted storage_order "
@@ -236,14 +215,17 @@ def level(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
         if tensor.data_type in (1, 10, 11, 16) or (whole and is_data):
             kind = arrays(tensor).dtype
             with np.errstate(all="ignore"):
-                value = 1.2 * _largest(kind) ** 0.5 if number is None else number
+                value = _too_large(kind) if number is None else number
                 array = np.full(() if scalar else tuple(tensor.dims), value).astype(kind)
             tensor.CopyFrom(to_tensor(array, tensor.data_type, tensor.name))
 
 
-def _largest(dtype: np.dtype) -> float:
+def _too_large(dtype: np.dtype) -> float:
+    """A number whose square is just beyond a type's range."""
+    if dtype.name not in ("float16", "float32", "float64", "bfloat16"):
+        return 3.0
     info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-    return float(info.max)
+    return float(1.2 * float(info.max) ** 0.5)
 
 
 def nudge_type(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
@@ -252,7 +234,7 @@ def nudge_type(drawn: Drawn, chooser: Chooser, hints: Hints) -> None:
     plain = [t for t in tensors(drawn.model) if not _is_list(t)]
     kinds = {infos[name].elem_type for name in drawn.feeds if name in infos} | {t.data_type for t in plain}
     old = chooser.pick(sorted(kinds & set(_NUMERIC)))
-    new = chooser.pick([kind for kind in _NUMERIC if kind != old])
+    new = chooser.pick([kind for kind in (TensorProto.FLOAT, *_NUMERIC) if kind != old])
     with np.errstate(all="ignore"):
         for tensor in [t for t in plain if t.data_type == old]:
             tensor.CopyFrom(to_tensor(_as_type(arrays(tensor), new), new, tensor.name))
@@ -291,7 +273,7 @@ _GROWING = frozenset(
 
 def _number(chooser: Chooser, hints: Hints, array: np.ndarray, limited: bool) -> Any:
     floats = dtypes.from_numpy(array.dtype) in (1, 10, 11, 16)
-    pool: list[Any] = [*_FLOATS, *hints.numbers] if floats else [0, 1, 2, -1, 3]
+    pool: list[Any] = [*_FLOATS, _too_large(array.dtype), *hints.numbers] if floats else [0, 1, 2, -1, 3]
     if limited:
         pool = [number for number in pool if abs(number) <= LARGE]
     number = chooser.pick(pool)
@@ -312,12 +294,14 @@ def _reshaped(array: np.ndarray, chooser: Chooser, shapes: list[tuple[int, ...]]
     if array.ndim == 1:
         options += [array[:, None], array[:, None, None], array[None, :, None, None]]
     for shape in shapes:
+        if min(shape, default=0) < 0 or math.prod(shape) > MOST:  # (Python's integers do not wrap)
+            continue
         try:
             options.append(np.broadcast_to(array, shape).copy())
         except ValueError:
             if array.size:
                 options.append(np.resize(array, shape))
-    other = [option for option in options if option.size <= 512 and option.shape != array.shape]
+    other = [option for option in options if option.size <= MOST and option.shape != array.shape]
     chosen: np.ndarray = chooser.pick(other or [array.T])
     return chosen
 

@@ -16,7 +16,8 @@ class Counterexample:
     """A model that a rule gets wrong.
 
     model: the model before the rule. rewritten: after it, or None where the rule raised. feeds: inputs that show the
-    difference, by name. why: what is wrong, in a line. target: what the rule was run for.
+    difference, by name. why: what is wrong, in a line. target: what the rule was run for. step: the rule, or the pass
+    with its options, as a pipeline spells it.
     """
 
     model: ModelProto
@@ -24,6 +25,7 @@ class Counterexample:
     why: str
     rewritten: ModelProto | None = None
     target: str = "onnx"
+    step: str = ""
 
     def __str__(self) -> str:
         parts = [self.why, printer.to_text(self.model)]
@@ -43,7 +45,8 @@ class RuleCheck:
     up. wrong: counterexamples, smallest first. worst_abs, worst_rel: largest difference of a finite element from the
     original in ONNX Runtime, and the same in terms of the output's largest element. exact: whether every comparison was
     equal bit for bit. doubles: how many were compared in float64, too. symbolic: how many had their shapes compared as
-    expressions in symbols. opsets, dtypes: of the models on which it fired. seconds: how long it took.
+    expressions in symbols. opsets, dtypes: of the models on which it fired. seconds: how long it took. only_notes: it
+    is a pass that is to change nothing.
     """
 
     rule: str
@@ -64,6 +67,7 @@ class RuleCheck:
     dtypes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     crash: str = ""
+    only_notes: bool = False
 
     @property
     def ok(self) -> bool:
@@ -78,6 +82,8 @@ class RuleCheck:
         if self.wrong:
             more = f" (and {len(self.wrong) - 1} more)" if len(self.wrong) > 1 else ""
             return f"wrong: {self.wrong[0].why}{more}"
+        if self.only_notes:
+            return "wrong: it changes models, and says that it does not" if self.fired else ""
         if not self.fired:
             return f"cannot be exercised: it never fired in {self.tried} models made for it"
         if not self.equal:

@@ -45,7 +45,7 @@ def _save(check: RuleCheck, number: int, found: Counterexample, folder: Path, lo
     stem = re.sub(r"[^\w.-]+", "_", check.rule)
     target = folder / f"{stem}-{number}"
     script = _SCRIPT.format(
-        rule=check.rule, load=load, target=found.target, files=" and the files it loads" if load else ""
+        rule=found.step or check.rule, load=load, target=found.target, files=" and the files it loads" if load else ""
     )
     try:
         target.mkdir(parents=True, exist_ok=True)

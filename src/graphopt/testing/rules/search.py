@@ -25,6 +25,7 @@ from graphopt.testing.rules.infer import check_sane
 from graphopt.testing.rules.numbers import arrays, nodes_of, tensors
 from graphopt.testing.rules.tape import TapeChooser
 from graphopt.testing.rules.trace import Trace
+from graphopt.testing.rules.ways import Way, ways_of
 from graphopt.testing.synthesis import edit
 
 __all__ = ["Find", "Search", "check_model", "harmless"]
@@ -44,25 +45,28 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Find:
-    """A model, and what the rule did with it."""
+    """A model, and what the rule did with it; `way` is a number of `Search.ways`."""
 
     recipe: Recipe
     drawn: Drawn
     applied: Applied
     target: str
     is_new: bool
+    way: int = 0
 
 
 class Search:
     """Draws models for one rule or pass.
 
-    make: draws a model from a Chooser (raises DoesNotFit). targets: what the rule may be run for.
+    make: draws a model from a Chooser (raises DoesNotFit). targets: what the rule may be run for. ways: how it is run,
+    watched, and for what: a pass with its guards of cost off, too.
     """
 
     def __init__(self, item: Any, make: Make, hints: Hints, targets: list[str], seed: int) -> None:
-        self.item, self.make, self.hints, self.targets = item, make, hints, targets
+        self.item, self.make, self.hints = item, make, hints
         self.random = random.Random(seed)
-        self.trace = Trace(item, hints.files)
+        traces = [(Trace(way.item, hints.files), way) for way in ways_of(item, hints)]
+        self.ways: list[tuple[Trace, str, Way]] = [(trace, to, way) for trace, way in traces for to in targets]
         self.corpus: list[Find] = []
         self._seen: set[Any] = set()
         self._models: set[int] = set()
@@ -98,18 +102,15 @@ class Search:
         except DoesNotFit:
             return None
         harmless(drawn)
-        return self.judge(Recipe(tuple(chooser.tape), tuple(tapes)), drawn, self.target_of(seed))
+        return self.judge(Recipe(tuple(chooser.tape), tuple(tapes)), drawn, seed % len(self.ways))
 
-    def target_of(self, seed: int) -> str:
-        """The target to run for."""
-        return self.targets[seed % len(self.targets)]
-
-    def judge(self, recipe: Recipe, drawn: Drawn, target: str) -> Find | None:
+    def judge(self, recipe: Recipe, drawn: Drawn, way: int) -> Find | None:
         """What the rule does with a model; None where the model is not valid."""
+        trace, target, how = self.ways[way]
         try:
             check_sane(drawn.model)
             check_model(drawn.model)
-            applied, lines = self.trace.run(lambda: apply(self.trace.item, drawn.model, target))
+            applied, lines = trace.run(lambda: apply(trace.item, drawn.model, target, how.fast_math))
         except (GraphoptError, DoesNotFit, onnx.checker.ValidationError):
             return None
         signs: set[Any] = {*lines, *(("refused", reason) for reason in applied.refused)}
@@ -120,7 +121,7 @@ class Search:
             signs |= {("rank", len(t.dims)) for t in drawn.model.graph.initializer}
         is_new = bool(signs - self._seen)
         self._seen |= signs
-        return Find(recipe, drawn, applied, target, is_new)
+        return Find(recipe, drawn, applied, target, is_new, way)
 
     def _varied(self, recipe: Recipe) -> Recipe:
         how = self.random.random()

@@ -20,7 +20,7 @@ def shrink(search: Search, found: Find, is_wrong: Callable[[Find], bool]) -> Fin
             left -= 1
             if left <= 0:
                 break
-            other = search.play(recipe, search.targets.index(found.target))
+            other = search.play(recipe, found.way)
             if other is not None and _size(other) < _size(best) and is_wrong(other):
                 best = other
                 break

@@ -13,6 +13,8 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
+from graphopt.analysis.shapes import has_negative_sizes
+
 __all__ = ["has_symbols", "shapes", "unequal"]
 
 Expressions = dict[str, tuple[int, "list[Any] | None"]]  # output -> element type, dims as sympy expressions (or None)
@@ -30,6 +32,8 @@ def shapes(model: ModelProto) -> Expressions | None:
     By ONNX Runtime's symbolic shape inference, which computes with sympy expressions; where it gives up, by onnx's.
     Dims that neither can name are None.
     """
+    if has_negative_sizes(model):
+        return None
     known = {dim.dim_param for info in model.graph.input for dim in info.type.tensor_type.shape.dim if dim.dim_param}
     inferred = _by_runtime(model) or _by_onnx(model)
     if inferred is None:
