@@ -39,7 +39,7 @@ class Trace:
 
     def run(self, call: Callable[[], Any]) -> tuple[Any, Lines]:
         """The result of a call that runs the item, and the lines that ran in its files. Raises Endless after `SECONDS`
-        in Python code: of a pass, or of a function that a rule is."""
+        at the next line of the rule's or pass's own files."""
         self._seen = set()
         self._end = time.thread_time() + SECONDS
         result = call() if self._is_rule else self._watched(call)()
@@ -62,12 +62,10 @@ class Trace:
         return watched
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if time.thread_time() > self._end:
-            raise Endless
         return self._line if frame.f_code.co_filename in self._files else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
+        if event == "line":  # nothing is raised elsewhere: Python drops what finalizers raise, and the tracing with it
             if time.thread_time() > self._end:
                 raise Endless
             self._seen.add((frame.f_code.co_filename, frame.f_lineno))
