@@ -87,6 +87,8 @@ NOT_LARGER = "this is not proven to enlarge the image, and that alone"
         (enlarged([node("Conv", "r w b", "y", pads=[1, 1, 1, 1])]), "the convolution pads"),
         (enlarged([node("Conv", "r w b", "y", strides=[2, 2])]), "the kernel or a stride is larger than 1"),
         (enlarged(READ, w=rand(3, 4, 3, 3)), "the kernel or a stride is larger than 1"),
+        (enlarged(READ, b=np.full(3, np.inf, np.float32)), "a weight or bias may be infinite"),
+        (enlarged(READ, w=np.full((3, 4, 1, 1), np.inf, np.float32)), "a weight or bias may be infinite"),
         (enlarged(READ, w=rand(32, 4, 1, 1), b=rand(32)), "moving the further channels costs more than"),
         (
             enlarged([node("Conv", "r w b", "c"), node("Relu", "c", "y")], w=rand(4, 4, 1, 1), b=rand(4)),
