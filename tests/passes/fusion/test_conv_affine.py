@@ -178,3 +178,14 @@ def test_old_broadcasting_is_left_alone() -> None:
     after, report = apply(before, *RULES)
     assert ops(after)["Add"] == 1
     assert fired(report) == []
+
+
+@pytest.mark.parametrize(
+    ("strides", "scale", "fires"), [([2, 2], -0.5, False), ([2, 2], 0.5, True), ([1, 1], -0.5, True)]
+)
+def test_zeros_between_the_strides_keep_their_sign(strides: list[int], scale: float, fires: bool) -> None:
+    nodes = [node("ConvTranspose", "x w", "c", strides=strides), node("Mul", "c s", "y")]
+    before = model(nodes, {"x": [1, 2, 4, 4]}, ["y"], {"w": rand(2, 2, 1, 1), "s": np.float32(scale)})
+    _, report = apply(before, "fuse-conv-transpose-affine")
+    assert bool(fired(report)) == fires
+    assert fires or "would not become -0" in reasons(report, "fuse-conv-transpose-affine")[0]

@@ -297,3 +297,8 @@ def test_reduce_and_view() -> None:
         f"{{ a = ReduceSum<noop_with_empty_axes = 1, keepdims = 0>(x)  y = Unsqueeze(a, last) }}"
     )
     refuses("unsqueeze-of-reduce", noop)
+
+
+def test_a_relu_behind_a_clip_of_integers_stays() -> None:
+    body = "(int32[3] x) => (int32[3] y) <int32 six = {6}> { a = Clip(x, , six)  y = Relu(a) }"
+    refuses("relu-of-clip", body, "fails on integers")

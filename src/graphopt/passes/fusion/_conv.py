@@ -39,6 +39,8 @@ def after(m: Match, new: Builder, affine: Affine) -> Outcome:
     weight, bias = w, b
     if b is not None and not b.is_const:
         return refuse("the bias is computed at run time")
+    if affine.scale is not None and (affine.scale < 0).any() and _leaves_gaps(conv, w):
+        return refuse("the zeros between its strides would not become -0")
     if affine.scale is not None:
         side = _undivided if conv.op == "Conv" else _divided
         data = scaled(w, side(affine.scale, conv, w), affine.worth)
@@ -52,6 +54,16 @@ def after(m: Match, new: Builder, affine: Affine) -> Outcome:
             return data
         bias = new.constant(data, b.name if b is not None else f"{conv.label}_bias")
     return new.make(conv.op, m.x, weight, bias, like=conv)
+
+
+def _leaves_gaps(conv: Node, weight: Value) -> bool:
+    """Whether a ConvTranspose makes elements of nothing."""
+    kernel = weight.numpy().shape[2:]
+    ones = [1] * len(kernel)
+    steps = zip(kernel, conv.attr("strides") or ones, conv.attr("dilations") or ones, strict=False)
+    return conv.op == "ConvTranspose" and any(
+        stride > size or (spread > 1 and size > 1) for size, stride, spread in steps
+    )
 
 
 def before(m: Match, new: Builder, affine: Affine) -> Outcome:

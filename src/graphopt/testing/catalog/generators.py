@@ -15,7 +15,7 @@ from graphopt.testing.draft import Var, to_tensor
 def _constant(c: Call) -> list[Var]:
     """All spellings of a Constant."""
     spellings = ["value"]
-    if c.opset >= 11:
+    if c.opset >= 11 and not c.draft.closed:  # ONNX Runtime 1.31 ends the process over a Gather of one in a function
         spellings.append("sparse_value")
     if c.opset >= 12:
         spellings += ["value_float", "value_floats", "value_int", "value_ints", "value_string", "value_strings"]
