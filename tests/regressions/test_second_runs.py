@@ -65,3 +65,15 @@ def test_constants_of_the_last_rules_are_merged() -> None:
         "y = DequantizeLinear(r, t, n)  w = Slice(z, zero, two) }"
     )
     conformance("default", model, {"x": np.full(4, 0.7, np.float32), "z": np.ones(4, np.float32)})
+
+
+def test_constants_that_inlining_leaves_as_nodes_are_lifted() -> None:
+    """In IR version 3, where the constant of a body becomes a node of the main graph with it."""
+    model = parser.parse_model(
+        '<ir_version: 3, opset_import: ["": 7]> g (float[1,2,2] x, bool c) => (float[1,2,2,1] y) <bool c = {1}> '
+        "{ y = If (c) <then_branch = t () => (float[a,b,d,e] v) { u = Squeeze(x)  v = Unsqueeze<axes = [0, 3]>(u) }, "
+        "else_branch = f () => (float[g,h,i,j] k) "
+        "{ k = Constant<value: tensor = float[1,2,2,1] {1, 2, 3, 4}> () }> }"
+    )
+    outcome = conformance("default", model)
+    assert [node.op_type for node in outcome.model.graph.node] == ["Reshape"]

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from graphopt.analysis.negative import outline
-from graphopt.analysis.shapes import infer
-from graphopt.ir import Model, Node, Value
+from graphopt.ir import Node, Value
+from graphopt.verify.effort import inferred_at
 from graphopt.verify.source import scopes
 
 __all__ = ["Hazards"]
@@ -111,12 +110,7 @@ class Hazards:
             self._known[_key(feeds)] = False
 
     def _look(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-        bare = outline(self._proto)
-        for info in bare.graph.input:
-            for dim, size in zip(info.type.tensor_type.shape.dim, shapes.get(info.name, ()), strict=False):
-                dim.dim_value = size
-        model = Model(bare)
-        infer(model)
+        model = inferred_at(self._proto, shapes)
         return any(_on_nothing(node) for scope in model.scopes() for node in scope if node.op in _SHAPED)
 
 

@@ -42,15 +42,21 @@ class Effort:
 
     def _dearest(self, shapes: Mapping[str, tuple[int, ...]]) -> int:
         try:
-            bare = outline(self._proto)
-            for info in bare.graph.input:
-                for dim, size in zip(info.type.tensor_type.shape.dim, shapes.get(info.name, ()), strict=False):
-                    dim.dim_value = size
-            model = Model(bare)
-            infer(model)
+            model = inferred_at(self._proto, shapes)
             return max((_flops(node) for node in model.graph if node.op in _DEAR and not node.domain), default=0)
         except Exception:  # noqa: BLE001 - then nothing is known of it
             return 0
+
+
+def inferred_at(proto: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """A model without its weights, types inferred for inputs of these shapes."""
+    bare = outline(proto)
+    for info in bare.graph.input:
+        for dim, size in zip(info.type.tensor_type.shape.dim, shapes.get(info.name, ()), strict=False):
+            dim.dim_value = size
+    model = Model(bare)
+    infer(model)
+    return model
 
 
 def _flops(node: Node) -> int:

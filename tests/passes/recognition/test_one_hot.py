@@ -42,6 +42,8 @@ def same(before: onnx.ModelProto, after: onnx.ModelProto, kind: str) -> None:
     if kind == "float32":
         indices += np.array([0.0, 0.5, -0.25, 0], np.float32)
         indices[2, 2:] = np.nan, -np.inf
+    if kind == "int64":  # ONNX Runtime 1.31 does not clip these
+        indices[2] = 2**31, 2**32 - 1, -(2**32), 5 * 10**9
     want, got = run(before, {"i": indices})[0], run(after, {"i": indices})[0]
     np.testing.assert_array_equal(got, want)
 
