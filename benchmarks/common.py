@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,25 +36,34 @@ def find_models(folder: Path, only: str = "") -> list[Path]:
     return sorted(found, key=lambda p: (p.stat().st_size, p.name))
 
 
-def count_nodes(path: Path) -> dict[str, int]:
-    """Nodes of the model at `path`: `top` level of the main graph, `all` with subgraph and function bodies, and
-    `compute`, which is `all` without Constant (some tools keep constants as nodes, others as initializers)."""
+def count_ops(path: Path) -> dict[str, int]:
+    """How many nodes of each operator (`domain::Name` outside the standard domain) the model at `path` has, those of
+    subgraph and function bodies included."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     pending = [model.graph.node, *(function.node for function in model.functions)]
-    total = constants = 0
+    counts: Counter[str] = Counter()
     while pending:
-        nodes = pending.pop()
-        total += len(nodes)
-        for node in nodes:
-            constants += node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+        for node in pending.pop():
+            counts[node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"] += 1
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     pending.append(attribute.g.node)
                 elif attribute.type == onnx.AttributeProto.GRAPHS:
                     pending.extend(graph.node for graph in attribute.graphs)
-    return {"top": len(model.graph.node), "all": total, "compute": total - constants}
+    return dict(counts)
+
+
+def count_nodes(path: Path) -> dict[str, int]:
+    """Nodes of the model at `path`: `top` level of the main graph, `all` with subgraph and function bodies, and
+    `compute`, which is `all` without Constant (some tools keep constants as nodes, others as initializers)."""
+    import onnx
+
+    counts = count_ops(path)
+    total = sum(counts.values())
+    top = len(onnx.load(str(path), load_external_data=False).graph.node)
+    return {"top": top, "all": total, "compute": total - counts.get("Constant", 0)}
 
 
 def geomean(values: Iterable[float]) -> float:

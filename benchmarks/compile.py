@@ -2,11 +2,12 @@
 
     python benchmarks/compile.py --rounds 3 --json results.json
     python benchmarks/compile.py --models none --synthetic 540,2160,8640,10000,100000 --weight-gb 1.5
+    python benchmarks/compile.py --nodes --recipes path/to/models.json
 
 Every run is one tool on one model in a fresh process; tools take turns on a model, and who begins turns too. CPU is
 user plus system seconds of all threads from the file to the written file; modules are imported before (reported
 separately). Extra memory is the peak resident size (VmHWM, mapped file pages included) above that after the imports.
-Medians over the rounds.
+Medians over the rounds. With --nodes only the nodes of the results are compared, with what is right of the peers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,16 @@ from common import count_nodes, describe_machine, find_models, geomean, models_d
 from optimizers import DEFAULT_TOOLS, PACKAGES, TOOLS
 
 REFERENCE = "onnxsim"
+PEERS = ("onnxsim", "onnxoptimizer", "onnxslim", "onnxscript")
 MEGABYTE = 1e6
 MEMORY_FLOOR = 1 * MEGABYTE  # below this, differences in memory are noise of the allocator
 
 Results = dict[str, dict[str, dict[str, Any]]]  # model -> tool -> median measurements
 
 
-def collect(models: dict[str, Path], tools: list[str], rounds: int, timeout: float, check: bool) -> Results:
+def collect(models: dict[str, Path], tools: list[str], args: argparse.Namespace) -> Results:
     """Run everything, round robin, and reduce the rounds."""
+    rounds, options = args.rounds, {"passes": args.passes, "target": args.target}
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {name: {tool: [] for tool in tools} for name in models}
     for turn in range(rounds):
         for position, (name, path) in enumerate(models.items()):
@@ -45,9 +49,11 @@ def collect(models: dict[str, Path], tools: list[str], rounds: int, timeout: flo
                         "tool": tool,
                         "src": str(path),
                         "dst": f"{folder}/out.onnx",
-                        "check": check and turn == 0,
+                        "check": args.check and turn == 0,
+                        "recipes": args.recipes if turn == 0 else "",
+                        "options": options if tool == "graphopt" else {},
                     }
-                    earlier.append(run_worker("optimizers.py", request, timeout))
+                    earlier.append(run_worker("optimizers.py", request, args.timeout))
             done = " ".join(_brief(tool, runs[name][tool][-1]) for tool in tools)
             print(f"[{turn + 1}/{rounds}] {name}: {done}", file=sys.stderr, flush=True)
     return {name: {tool: _median(all_runs) for tool, all_runs in row.items()} for name, row in runs.items()}
@@ -88,23 +94,31 @@ def summarize(results: Results, originals: dict[str, dict[str, int]], tools: lis
             "nodes_left": geomean(after / before for after, before in sizes if before),
         }
     if "graphopt" in tools:
-        summary["graphopt"]["nodes_at_most_best_peer"] = nodes_share(results, count)
+        summary["graphopt"]["nodes_at_most_best_peer"] = nodes_share(results, originals, count)
     return summary
 
 
-def nodes_share(results: Results, count: str) -> dict[str, Any]:
-    """Where graphopt leaves no more nodes than the best of onnxsim and onnxoptimizer (of those that got through)."""
+def nodes_share(results: Results, originals: dict[str, dict[str, int]], count: str) -> dict[str, Any]:
+    """Where graphopt leaves no more nodes than the best of its peers: of those that got through, to a model that (as
+    far as that was checked) loads and computes the same."""
     share, compared, more = 0, 0, {}
     for name, row in results.items():
-        peers = [row[t]["nodes"][count] for t in ("onnxsim", "onnxoptimizer") if row.get(t, {}).get("ok")]
+        sound = {tool: row[tool] for tool in PEERS if row.get(tool, {}).get("ok") and not row[tool].get("wrong")}
+        loaded = {tool: run for tool, run in sound.items() if not run.get("load_error")}
+        peers = {tool: run["nodes"][count] for tool, run in (loaded or sound).items()}
         if not peers:
             continue
         compared += 1
+        best = min(peers, key=lambda tool: peers[tool])
         ours = row["graphopt"]["nodes"][count] if row["graphopt"]["ok"] else None
-        if ours is not None and ours <= min(peers):
+        if ours is not None and ours <= peers[best]:
             share += 1
         else:
-            more[name] = [ours, min(peers)]
+            difference = Counter(row["graphopt"].get("ops", {}))
+            difference.subtract(row[best]["ops"])
+            operators = {op: times for op, times in difference.items() if times}
+            found = {"original": originals[name][count], "ours": ours, **peers}
+            more[name] = {**found, "best": best, "operators": operators}
     return {"models": share, "of": compared, "share": share / compared if compared else None, "more_nodes": more}
 
 
@@ -147,12 +161,26 @@ def print_summary(data: dict[str, Any], tools: list[str]) -> None:
     for tool, word in itertools.product(tools, ("failed", "does_not_load")):
         if data["summary"][tool][word]:
             console.print(f"{tool} {word.replace('_', ' ')}: {', '.join(data['summary'][tool][word])}")
+    print_nodes(data, tools)
+
+
+def print_nodes(data: dict[str, Any], tools: list[str]) -> None:
     best = data["summary"].get("graphopt", {}).get("nodes_at_most_best_peer")
-    if best and best["of"]:
-        where = f"{best['models']} of {best['of']} models ({best['share']:.0%})"
-        console.print(f"graphopt leaves no more nodes than the best of onnxsim and onnxoptimizer on {where}")
-        more = ", ".join(f"{name} {ours}:{peer}" for name, (ours, peer) in best["more_nodes"].items())
-        console.print(f"  more on: {more}" if more else "")
+    if not best or not best["of"]:
+        return
+    peers = ", ".join(tool for tool in PEERS if tool in tools)
+    print(f"graphopt leaves no more nodes than the best of {peers} on {best['models']} of {best['of']} models", end=" ")
+    print(f"({best['share']:.1%}); more on:" if best["more_nodes"] else f"({best['share']:.1%})")
+    for name, found in best["more_nodes"].items():
+        counts = " ".join(f"{tool} {found[tool]}" for tool in PEERS if tool in found)
+        changed = sorted(found["operators"].items(), key=lambda item: -item[1])
+        operators = " ".join(f"{count:+d} {op}" for op, count in changed)
+        print(f"  {name}: {found['ours']} of {found['original']}; {counts}; to {found['best']}: {operators}")
+    for tool in tools:
+        wrong = {name: row[tool]["wrong"] for name, row in data["results"].items() if row[tool].get("wrong")}
+        failed = {name: row[tool]["error"] for name, row in data["results"].items() if not row[tool]["ok"]}
+        for name, why in (failed | wrong).items():
+            print(f"  {tool} {'fails on' if name in failed else 'breaks'} {name}: {why[:100]}")
 
 
 def print_growth(data: dict[str, Any], sizes: list[int], tools: list[str]) -> None:
@@ -199,8 +227,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--count", choices=("all", "top", "compute"), default="all", help="nodes to compare (the JSON has the three)")
     add("--timeout", type=float, default=120, help="seconds for one run (default: %(default)s)")
     add("--check", action="store_true", help="also say which outputs ONNX Runtime does not load")
+    add("--recipes", default="", help="JSON list of {file, feeds}: also say which outputs are wrong on such a feed")
+    add("--nodes", action="store_true", help="only compare nodes: graphopt and four peers, one round, with --check")
+    add("--passes", default="default", help="graphopt's passes (default: %(default)s)")
+    add("--target", default="onnx", help="graphopt's target (default: %(default)s)")
     add("--json", help="write everything to this file")
     args = parser.parse_args()
+    args.recipes = args.recipes and str(Path(args.recipes).resolve())
+    if args.nodes:
+        args.tools, args.rounds, args.check = ",".join(("graphopt", *PEERS)), 1, True
     unknown = [tool for tool in args.tools.split(",") if tool not in TOOLS]
     if unknown:
         parser.error(f"unknown tool {unknown[0]!r}; known: {', '.join(TOOLS)}")
@@ -215,7 +250,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as scratch:
         models = gather_models(args, sizes, Path(scratch))
         originals = {name: count_nodes(path) for name, path in models.items()}
-        results = collect(models, tools, args.rounds, args.timeout, args.check)
+        results = collect(models, tools, args)
     data = {
         "machine": describe_machine(PACKAGES),
         "rounds": args.rounds,
@@ -224,9 +259,12 @@ def main() -> None:
         "originals": originals,
         "results": results,
     }
-    print_models(data, tools, args.count)
-    print_summary(data, tools)
-    print_growth(data, sizes, tools)
+    if args.nodes:
+        print_nodes(data, tools)
+    else:
+        print_models(data, tools, args.count)
+        print_summary(data, tools)
+        print_growth(data, sizes, tools)
     write_json(args.json, data)
 
 

@@ -1,6 +1,6 @@
 """Each optimizer as one function from file to file, and the worker that runs one of them in a fresh process.
 
-`optimizers.py REQUEST` (JSON: tool, src, dst, result; optional check, options) is started by the other scripts.
+`optimizers.py REQUEST` (JSON: tool, src, dst, result; optional check, recipes, options) is started by other scripts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Optimizer = Callable[[str, str], object]
 
@@ -145,19 +146,57 @@ def reset_peak() -> bool:
 
 def ort_loads(path: str) -> str:
     """Empty if ONNX Runtime makes a session of the model at `path`, else the first line of what it says."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        _session(path)
     except Exception as error:  # noqa: BLE001  whatever the runtime raises is the answer
         return str(error).splitlines()[0][:200]
     return ""
 
 
-def measure(tool: str, src: str, dst: str, check: bool, options: dict[str, str]) -> dict[str, object]:
+def ort_differs(src: str, dst: str, recipes: str) -> str:
+    """Empty if both models give the same in ONNX Runtime on one feed by the recipe (to a hundredth of the output's
+    scale), or the original does not run; else what is wrong with the other."""
+    import numpy as np
+    from common import load_recipes
+
+    known, make_feeds = load_recipes(Path(recipes))
+    recipe = known.get(Path(src).name)
+    if recipe is None:
+        return ""
+    try:
+        feeds = make_feeds(recipe)
+        before = _session(src).run(None, feeds)
+    except Exception:  # noqa: BLE001  then there is nothing to compare with
+        return ""
+    try:
+        after = _session(dst).run(None, feeds)
+    except Exception as error:  # noqa: BLE001  whatever the runtime raises is the answer
+        return str(error).splitlines()[0][:200]
+    if len(before) != len(after):
+        return f"{len(before)} outputs became {len(after)}"
+    for number, (a, b) in enumerate(zip(before, after, strict=True)):
+        if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
+            continue
+        if np.shape(a) != np.shape(b):
+            return f"output {number}: shape {list(np.shape(a))} became {list(np.shape(b))}"
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if x.size and not np.allclose(x, y, 0, 0.01 * float(np.abs(x).max()), equal_nan=True):
+            return f"output {number}: other values"
+    return ""
+
+
+def _session(path: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def measure(
+    tool: str, src: str, dst: str, check: bool, options: dict[str, str], recipes: str = ""
+) -> dict[str, object]:
     """Import the tool, run it once from `src` to `dst`, and say what each of the two cost."""
     optimize = TOOLS[tool](**options)
     gc.collect()
@@ -173,7 +212,7 @@ def measure(tool: str, src: str, dst: str, check: bool, options: dict[str, str])
     peak = memory_bytes("VmHWM")
     if not os.path.exists(dst):
         return {"ok": False, "error": "wrote nothing"}
-    from common import count_nodes  # after the measurement: it parses the whole output
+    from common import count_nodes, count_ops  # after the measurement: they parse the whole output
 
     answer: dict[str, object] = {
         "ok": True,
@@ -183,17 +222,21 @@ def measure(tool: str, src: str, dst: str, check: bool, options: dict[str, str])
         "peak": max(0, peak - baseline),
         "peak_exact": exact,
         "nodes": count_nodes(Path(dst)),
+        "ops": count_ops(Path(dst)),
         "bytes": os.path.getsize(dst),
     }
     if check:
         answer["load_error"] = ort_loads(dst)
+    if recipes:
+        answer["wrong"] = ort_differs(src, dst, recipes)
     return answer
 
 
 def main() -> None:
     request = json.loads(sys.argv[1])
     check, options = request.get("check", False), request.get("options", {})
-    answer = measure(request["tool"], request["src"], request["dst"], check, options)
+    recipes = request.get("recipes", "")
+    answer = measure(request["tool"], request["src"], request["dst"], check, options, recipes)
     Path(request["result"]).write_text(json.dumps(answer))
 
 

@@ -30,8 +30,14 @@ class Net:
     def __init__(self, *shape: int, opset: int = 17):
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.shape, self.opset = shape, opset
+        self.inputs: dict[str, Sequence[int]] = {"x": shape} if shape else {}
+        self.opset = opset
         self.random = np.random.default_rng(0)
+
+    def input(self, *shape: int) -> str:
+        name = f"x{len(self.inputs)}"
+        self.inputs[name] = shape
+        return name
 
     def weight(self, *shape: int, low: float | None = None) -> str:
         """Normal numbers whose sums of products stay about 1; or uniform ones from `low` to 1."""
@@ -49,6 +55,10 @@ class Net:
         self.nodes.append(helper.make_node(op, inputs, names, **attrs))
         return names[0] if n_out == 1 else names
 
+    def split(self, x: str, count: int, size: int, axis: int) -> list[str]:
+        parts: list[str] = self.add("Split", x, self.constant([size] * count, np.int64), n_out=count, axis=axis)
+        return parts
+
     def conv(self, x: str, cin: int, cout: int, k: int = 1, **attrs: Any) -> str:
         given = {"kernel_shape": [k, k], "pads": [k // 2] * 4, **attrs}
         made: str = self.add("Conv", x, self.weight(cout, cin, k, k), self.weight(cout), **given)
@@ -57,7 +67,11 @@ class Net:
     def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         make = helper.make_tensor_value_info
         graph = helper.make_graph(
-            self.nodes, "pattern", [make("x", 1, self.shape)], [make(y, 1, None) for y in outputs], self.weights
+            self.nodes,
+            "pattern",
+            [make(name, 1, shape) for name, shape in self.inputs.items()],
+            [make(y, 1, None) for y in outputs],
+            self.weights,
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8)
 
@@ -73,6 +87,64 @@ def siblings(outputs: Sequence[int], cin: int, k: int, size: int, after: str = "
 def products(widths: Sequence[int], rows: int, inner: int) -> onnx.ModelProto:
     net = Net(rows, inner)
     return net.model([net.add("MatMul", "x", net.weight(inner, width)) for width in widths])
+
+
+def tiny_products(count: int, depth: int = 8, order: int = 1, rows: int = 8, width: int = 16) -> onnx.ModelProto:
+    """Products of the parts of a value with different weights, put together again; several times."""
+    net = Net(count * rows, width)
+    y = "x"
+    for _ in range(depth):
+        made = [net.add("MatMul", part, net.weight(width, width)) for part in net.split(y, count, rows, 0)]
+        y = net.add("Concat", *made[::order], axis=0)
+    return net.model([y])
+
+
+def tiny_lanes(count: int, depth: int, rows: int = 8, width: int = 16) -> onnx.ModelProto:
+    """Products of different inputs with different weights; several in a row."""
+    net = Net()
+    values = [net.input(rows, width) for _ in range(count)]
+    for _ in range(depth):
+        values = [net.add("MatMul", value, net.weight(width, width)) for value in values]
+    return net.model(values)
+
+
+def unrolled(steps: int, inner: int, width: int) -> onnx.ModelProto:
+    """The input projection of a recurrent cell, written out step by step."""
+    net = Net(steps, 1, inner)
+    weight, bias = net.weight(inner, width), net.weight(width)
+    results = []
+    for step in range(steps):
+        row = net.add("Gather", "x", net.constant(step, np.int64), axis=0)
+        results.append(net.add("Sigmoid" if step % 2 else "Tanh", net.add("Gemm", row, weight, bias)))
+    return net.model(results)
+
+
+def siamese(size: int) -> onnx.ModelProto:
+    """Two inputs through the same layers."""
+    net = Net()
+    weights = [net.weight(size, size) for _ in range(3)]
+    results = []
+    for y in [net.input(1, size) for _ in range(2)]:
+        for weight in weights:
+            y = net.add("Relu", net.add("MatMul", y, weight))
+        results.append(y)
+    return net.model([net.add("Sub", *results)])
+
+
+def groups_written_out(count: int, channels: int, k: int, size: int, depthwise: bool = False) -> onnx.ModelProto:
+    net = Net(1, 8, size, size)
+    parts = net.split(net.conv("x", 8, count * channels), count, channels, 1)
+    inner = 1 if depthwise else channels
+    made = [net.conv(part, inner, channels, k, group=channels // inner) for part in parts]
+    return net.model([net.conv(net.add("Concat", *made, axis=1), count * channels, 8)])
+
+
+def between_split_and_concat(count: int, *ops: str, **attrs: Any) -> onnx.ModelProto:
+    net = Net(1, 8 * count, 64)
+    parts = net.split("x", count, 8, 1)
+    for op in ops:
+        parts = [net.add(op, part, **attrs) for part in parts]
+    return net.model([net.add("Concat", *parts, axis=1)])
 
 
 def prelu(slopes: Any) -> onnx.ModelProto:
@@ -103,6 +175,37 @@ def affine_block() -> onnx.ModelProto:
     return net.model([net.conv(y, 64, 64, 1)])
 
 
+def shift_before_padding() -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    y = net.add("Add", net.add("Relu", net.conv("x", 64, 64, 1)), net.weight(64, 1, 1))
+    return net.model([net.add("Relu", net.conv(y, 64, 64, 3, strides=[2, 2]))])
+
+
+def affine_behind_concat() -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    y = net.add("Concat", *(net.conv("x", 64, 32, k) for k in (1, 3)), axis=1)
+    return net.model([net.add("Relu", net.add("Add", net.add("Mul", y, net.weight(64, 1, 1)), net.weight(64, 1, 1)))])
+
+
+def batch_norm_behind_matmul() -> onnx.ModelProto:
+    net = Net(1, 128, 384)
+    y = net.add("Sub", net.add("MatMul", "x", net.weight(384, 384)), net.weight(384))
+    y = net.add("Mul", net.add("Mul", y, net.weight(384, low=0.5)), net.weight(384, low=0.5))
+    return net.model([net.add("Relu", net.add("Add", y, net.weight(384)))])
+
+
+def norm_then_affine() -> onnx.ModelProto:
+    net = Net(1, 128, 384)
+    y = net.add("LayerNormalization", "x", net.weight(384), net.weight(384), axis=-1)
+    y = net.add("Add", net.add("Mul", y, net.weight(384)), net.weight(384))
+    return net.model([net.add("MatMul", y, net.weight(384, 128))])
+
+
+def division(number: float) -> onnx.ModelProto:
+    net = Net(1, 64, 56, 56)
+    return net.model([net.add("Tanh", net.add("Div", "x", net.constant(number)))])
+
+
 def layer_norm(square: str) -> onnx.ModelProto:
     net = Net(1, 128, 384)
     d = net.add("Sub", "x", net.add("ReduceMean", "x", axes=[-1]))
@@ -112,11 +215,18 @@ def layer_norm(square: str) -> onnx.ModelProto:
     return net.model([net.add("Add", y, net.weight(384))])
 
 
-def resize_then_conv() -> onnx.ModelProto:
+def resize_then_conv(mode: str = "linear") -> onnx.ModelProto:
     net = Net(1, 64, 40, 40)
     scales = net.constant([1, 1, 4, 4])
-    y = net.add("Resize", "x", "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+    y = net.add("Resize", "x", "", scales, mode=mode, coordinate_transformation_mode="half_pixel")
     return net.model([net.conv(y, 64, 8, 1)])
+
+
+def pixel_unshuffle() -> onnx.ModelProto:
+    net = Net(1, 16, 160, 160)
+    y = net.add("Reshape", "x", net.constant([1, 16, 80, 2, 80, 2], np.int64))
+    y = net.add("Transpose", y, perm=[0, 1, 3, 5, 2, 4])
+    return net.model([net.conv(net.add("Reshape", y, net.constant([1, 64, 80, 80], np.int64)), 64, 32, 3)])
 
 
 def focus() -> onnx.ModelProto:
@@ -187,6 +297,18 @@ PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
     "horizontal: 4 Conv1x1 512 to 32": lambda: siblings([32] * 4, 512, 1, 7),
     "horizontal: 3 MatMul 384 to 384": lambda: products([384] * 3, 128, 384),
     "horizontal: MatMul 400 to 4, 16, 3": lambda: products([4, 16, 3], 40, 400),
+    "horizontal: 12 tiny MatMul of parts, Concat": lambda: tiny_products(12),
+    "horizontal: 12 tiny MatMul of parts, shuffled": lambda: tiny_products(12, order=-1),
+    "horizontal: 12 tiny MatMul of inputs": lambda: tiny_lanes(12, 1),
+    "horizontal: 12 x 4 tiny MatMul of inputs": lambda: tiny_lanes(12, 4),
+    "horizontal: 4 MatMul 256 of parts, Concat": lambda: tiny_products(4, 1, 1, 32, 256),
+    "horizontal: 20 Gemm 4096 to 400 of steps": lambda: unrolled(20, 4096, 400),
+    "horizontal: siamese, 3 MatMul 512": lambda: siamese(512),
+    "horizontal: 4 groups of 16 channels": lambda: groups_written_out(4, 16, 3, 14),
+    "horizontal: 4 groups of 12 channels": lambda: groups_written_out(4, 12, 3, 14),
+    "horizontal: 4 depthwise of 24 channels": lambda: groups_written_out(4, 24, 3, 14, True),
+    "horizontal: 12 activations, Split to Concat": lambda: between_split_and_concat(12, *["Relu", "Sigmoid"] * 4),
+    "horizontal: 4 ReduceMean, Split to Concat": lambda: between_split_and_concat(4, "ReduceMean", axes=[2]),
     "prelu: equal slopes": lambda: prelu(np.full((64, 1, 1), 0.25)),
     "prelu: a slope for each channel": lambda: prelu(np.linspace(0.1, 0.4, 64).reshape(64, 1, 1)),
     "hard-swish alone": lambda: hard_swish(False),
@@ -197,7 +319,14 @@ PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
     "layer norm, Pow": lambda: layer_norm("Pow"),
     "affine: input normalization into Conv": affine_before_conv,
     "affine: learnable blocks between Conv1x1": affine_block,
+    "affine: shift in front of a padded Conv of stride 2": shift_before_padding,
+    "affine: behind a Concat of Convs": affine_behind_concat,
+    "affine: batch norm written out behind MatMul": batch_norm_behind_matmul,
+    "affine: behind LayerNormalization": norm_then_affine,
+    "division by 4": lambda: division(4.0),
     "resize x4 then Conv1x1": resize_then_conv,
+    "resize x4, cubic, then Conv1x1": lambda: resize_then_conv("cubic"),
+    "pixel unshuffle, Conv3x3": pixel_unshuffle,
     "focus: 4 Slice, Concat, Conv3x3": focus,
     "repvgg: 3x3 + 1x1 + identity": rep_vgg,
     "chain: Conv1x1 of Conv1x1": conv_chain,
@@ -217,6 +346,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help="parts of the names of patterns (default: all)")
     parser.add_argument("--passes", default="default", help="graphopt's passes (default: %(default)s)")
     parser.add_argument("--target", default="onnx", help="graphopt's target (default: %(default)s)")
+    parser.add_argument("--fast-math", action="store_true", help="allow what is equal for finite values alone")
     parser.add_argument("--seconds", type=float, default=1.0, help="of measuring in a process (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="fresh processes (default: %(default)s)")
     parser.add_argument("--json", help="write everything to this file")
@@ -232,7 +362,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="graphopt-bench-") as folder:
             src, dst = Path(folder, "original.onnx"), Path(folder, "emitted.onnx")
             onnx.save(PATTERNS[name](), src)
-            report = graphopt.optimize_file(src, dst, args.passes, target=args.target)
+            report = graphopt.optimize_file(src, dst, args.passes, target=args.target, fast_math=args.fast_math)
             found = compare_latency(src, dst, seconds=args.seconds, repeats=args.repeats)
         results[name] = {**found.to_dict(), "rewrites": [rewrite.rule for rewrite in report.rewrites]}
         low, high = found.interval

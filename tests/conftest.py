@@ -22,6 +22,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 MODELS = Path(os.environ.get("GRAPHOPT_MODELS", "~/.cache/graphopt/models")).expanduser()
 
+# What somebody measured with `graphopt calibrate` must not decide what tests see.
+os.environ["GRAPHOPT_CACHE"] = str(Path(__file__).parent / "no-such-cache")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip GPU tests where there is no GPU or no TensorRT, saying which."""

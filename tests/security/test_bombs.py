@@ -14,9 +14,9 @@ from tests.security.util import SIDE, build
 import graphopt as package
 from graphopt import ModelError
 from graphopt.analysis.cost import evaluate
+from graphopt.analysis.sizes import poly
 from graphopt.ir import calls, from_proto, load, to_proto
 from graphopt.passes import registry
-from graphopt.passes.simplify import _poly as poly
 from graphopt.rewrite import Context
 
 pytestmark = pytest.mark.timeout(60)

@@ -23,6 +23,7 @@ from graphopt.testing.rules.compare import compare
 from graphopt.testing.rules.data import variants
 from graphopt.testing.rules.hints import Hints, of_item
 from graphopt.testing.rules.infer import check_sane, inferred
+from graphopt.testing.rules.lanes import lanes
 from graphopt.testing.rules.numbers import MOST, _reshaped, arrays
 from graphopt.testing.rules.run import Runner
 from graphopt.testing.rules.siblings import siblings
@@ -263,3 +264,22 @@ def test_products_of_constants_that_overflow_are_found() -> None:
         return new.Mul(m.x, new.constant(product, like=m.a))
 
     assert sum(bool(check_rules([overflows], instances=300, seed=seed)[0].wrong) for seed in range(3)) >= 2
+
+
+def test_lanes() -> None:
+    """Some of what passes merge on several inputs: of the same weights and of others, of parts, and in a row."""
+    fired = dict.fromkeys(["stack-inputs", "batch-matmul", "group-conv", "split-last"], 0)
+    for name in fired:
+        item = registry.get(name).make()
+        hints = of_item(item)
+        for seed in range(60):
+            try:
+                drawn = lanes(RandomChooser(seed), hints)
+            except DoesNotFit:
+                continue
+            onnx.checker.check_model(drawn.model, full_check=True)
+            model, ctx = ir.from_proto(drawn.model), Context("onnx")
+            variants_of(item)[-1].run(model, ctx)
+            model.check()
+            fired[name] += bool(ctx.count)
+    assert min(fired.values()) >= 3, fired

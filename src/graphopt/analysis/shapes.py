@@ -4,6 +4,8 @@ Uses onnx's own inference on the weight-less skeleton. Declared types of inner v
 bodies are left out of it: published models declare wrong ones, and ONNX Runtime runs them. So are the values of
 initializers that a caller may override. A symbol stands for one size everywhere, as the ONNX specification says
 (IR.md, "Static tensor shapes"); "?", "None" and the like, which exporters write on any dim, are no symbols.
+
+What inference has no name for is followed through the operators by `graphopt.analysis.sizes`; rules ask `shapes_of`.
 """
 
 from __future__ import annotations
@@ -14,9 +16,23 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, shape_inference
 
 from graphopt.analysis.negative import has_negative, has_slices, hide, is_absurd, outline, show, suspects
+from graphopt.analysis.sizes.interface import Shapes, shapes_of
+from graphopt.analysis.sizes.poly import Size
 from graphopt.ir import Graph, Model
 from graphopt.ir.external import external_bytes, refill
 from graphopt.ir.node import is_symbol
+
+__all__ = [
+    "UNKNOWN",
+    "Shapes",
+    "Size",
+    "ensure_types",
+    "has_negative_sizes",
+    "infer",
+    "note_news",
+    "run_inference",
+    "shapes_of",
+]
 
 UNKNOWN = "unk__"  # what onnx begins the names of dims with that it does not know
 _MENDED = "graphopt.inference"

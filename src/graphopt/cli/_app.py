@@ -17,7 +17,7 @@ _EPILOG = "Exit codes: 0 done, 1 verification failed, 2 bad input or usage."
 
 def build() -> typer.Typer:
     """The typer application with all commands."""
-    from graphopt.cli import bench, bisect, check_rules, explain, fuse, inspect, optimize, passes, verify
+    from graphopt.cli import bench, bisect, calibrate, check_rules, explain, fuse, inspect, optimize, passes, verify
 
     app = typer.Typer(
         help=_HELP,
@@ -29,7 +29,7 @@ def build() -> typer.Typer:
     app.callback(invoke_without_command=True)(_root)
     commands = (
         fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, explain.explain,
-        passes.passes, check_rules.check_rules,
+        passes.passes, check_rules.check_rules, calibrate.calibrate,
     )  # fmt: skip
     for command in commands:
         app.command(epilog=_EPILOG)(command)

@@ -13,6 +13,7 @@ from onnx import TensorProto, TypeProto, ValueInfoProto
 
 from graphopt.analysis.cost import NodeCost, node_cost
 from graphopt.cli._bind import bind, dimensions, sizes_of
+from graphopt.cli._times import add_times
 from graphopt.ir.schema import CONTROL_FLOW, find
 from graphopt.ir.tensor import payload_bytes
 
@@ -32,8 +33,9 @@ QUANTIZED = frozenset(
 STANDARD = frozenset(("", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"))
 
 
-def survey(path: Path, bindings: Mapping[str, int]) -> dict[str, Any]:
-    """Everything that ``inspect --json`` prints. bindings: sizes of dynamic dimensions. Raises ModelError."""
+def survey(path: Path, bindings: Mapping[str, int], target: str = "onnxruntime") -> dict[str, Any]:
+    """Everything that ``inspect --json`` prints. bindings: sizes of dynamic dimensions. target: whose times are
+    estimated. Raises ModelError."""
     from graphopt.ir import load
 
     model = load(path)
@@ -54,7 +56,7 @@ def survey(path: Path, bindings: Mapping[str, int]) -> dict[str, Any]:
     if not fits:  # figures for sizes that cannot be would mislead
         costs = [(node, replace(cost, flops=None)) for node, cost in costs]
     parameters, size = _weights(model)
-    return {
+    facts = {
         "model": path.name,
         "file_bytes": path.stat().st_size,
         "ir_version": model.ir_version,
@@ -73,6 +75,8 @@ def survey(path: Path, bindings: Mapping[str, int]) -> dict[str, Any]:
         "operators": _operators(costs),
         "blockers": blockers,
     }
+    add_times(facts, model, sizes, target, fits)
+    return facts
 
 
 def _weights(model: Model) -> tuple[int, int]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg
+from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg, Target
 from graphopt.cli._text import printable
+from graphopt.cli._times import human_seconds
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -18,15 +19,26 @@ DimOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--dim", "-d", metavar="NAME=SIZE", show_default=False,
-        help="Size of a dynamic dimension for the FLOPs; 1 where none is given. Repeatable.",
+        help="Size of a dynamic dimension for FLOPs and times; 1 where none is given. Repeatable.",
     ),
 ]  # fmt: skip
+RuntimeOpt = Annotated[
+    Target, typer.Option("--target", "-t", help="Whose times to estimate; onnx: those of onnxruntime.")
+]
 
 
-def inspect(model: ModelArg, dim: DimOpt = None, json: JsonOpt = False, debug: DebugOpt = False) -> int:
-    """Show operators, FLOPs, interface, and what is in the way.
+def inspect(
+    model: ModelArg,
+    dim: DimOpt = None,
+    target: RuntimeOpt = Target.onnxruntime,
+    json: JsonOpt = False,
+    debug: DebugOpt = False,
+) -> int:
+    """Show operators, FLOPs, times, and what is in the way.
 
-    A multiply and an add count one FLOP each. Dynamic dimensions count as 1 unless --dim says otherwise.
+    A multiply and an add count one FLOP each. Dynamic dimensions count as 1 unless --dim says otherwise. Times and
+    bytes are those of what the runtime executes once it has fused what it fuses itself, each kernel at the operator
+    that does the most in it; see docs/cost.md.
 
     \b
     Examples:
@@ -37,7 +49,7 @@ def inspect(model: ModelArg, dim: DimOpt = None, json: JsonOpt = False, debug: D
     from graphopt.cli._survey import survey
     from graphopt.cli._ui import show, show_json
 
-    facts = survey(model, _bindings(dim))
+    facts = survey(model, _bindings(dim), target.value)
     if json:
         show_json(facts)
     else:
@@ -75,7 +87,9 @@ def _page(facts: dict[str, Any]) -> list[RenderableType]:
         flops = f"FLOPs unknown: its operators need other sizes than {bound or '1'}; use --dim"
     weights = f"{human(facts['parameters'])} parameters in {human_bytes(facts['initializer_bytes'])}"
     parts: list[RenderableType] = [title, Text(f"{facts['nodes']} nodes · {weights} · {flops}"), Text("")]
-    parts += [_interface(facts), Text(""), _operators(facts["operators"], facts["flops"])]
+    parts += [_interface(facts), Text(""), _operators(facts["operators"], facts["seconds"])]
+    if facts["seconds"]:
+        parts.append(Text("\n" + _time(facts), style="dim"))
     if facts["uncounted"] and facts["dims_fit"]:
         parts.append(Text("\nnot in the FLOPs: " + _counts(facts["uncounted"]), style="dim"))
     parts.append(Text("\nwhat blocks optimization", style="bold"))
@@ -105,22 +119,36 @@ def _interface(facts: dict[str, Any]) -> RenderableType:
     return table
 
 
-def _operators(rows: list[dict[str, Any]], total: int | None) -> RenderableType:
+def _operators(rows: list[dict[str, Any]], total: float | None) -> RenderableType:
+    """total: seconds of the model; None where they are not known."""
     from rich.table import Table
 
     from graphopt.report import human_bytes
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("operator", overflow="fold")
-    for name in ("nodes", "FLOPs", "share", "parameters", "bytes"):
+    for name in ("nodes", "FLOPs", "moved", "time", "share", "parameters"):
         table.add_column(name, justify="right")
     for row in rows:
         name = f"{row['domain']}::{row['op']}" if row["domain"] else row["op"]
-        share = f"{100 * row['flops'] / total:.1f} %" if total and row["flops"] else ""
         flops = human(row["flops"]) if row["flops"] else ""
-        weights = (human(row["parameters"]), human_bytes(row["parameter_bytes"])) if row["parameters"] else ("", "")
-        table.add_row(printable(name), str(row["nodes"]), flops, share, *weights)
+        runs = total and row["seconds"]
+        moved = human_bytes(row["moved_bytes"]) if runs and row["moved_bytes"] else ""
+        times = (human_seconds(row["seconds"]), f"{100 * row['seconds'] / (total or 1):.1f} %") if runs else ("", "")
+        weights = human(row["parameters"]) if row["parameters"] else ""
+        table.add_row(printable(name), str(row["nodes"]), flops, moved, *times, weights)
     return table
+
+
+def _time(facts: dict[str, Any]) -> str:
+    """The estimate of the whole, and what it goes by."""
+    layout = facts["layout_seconds"] / facts["seconds"]
+    turned = f", {100 * layout:.0f} % of it to reorder tensors between layouts" if layout >= 0.005 else ""
+    machine = facts["machine"]
+    return (
+        f"estimated: {human_seconds(facts['seconds'])} in {facts['kernels']} kernels{turned}\n"
+        f"by {machine['name']} ({machine['source']})"
+    )
 
 
 def _blocker(item: dict[str, Any]) -> RenderableType:

@@ -2,19 +2,22 @@
 
 from graphopt.passes.registry import Entry, add
 
-_CLEAN = "fold-shapes,simplify,control-flow,fold-constants,deduplicate,cse"
+_CLEAN = "fold-shapes,simplify,control-flow,drop-loop-states,fold-constants,deduplicate,cse"
+_LOOPS = "hoist-loop-invariants,hoist-loop-rows"
+_FUSE = f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,{_LOOPS},fuse-horizontal"
+_LAST = "runtime,lift-constants,deduplicate,dead-code"
 PRESETS = {
     "cleanup": (
         "Removes what does nothing and computes what is constant; changes no weights.",
         f"inline-functions,lift-constants,dead-code,({_CLEAN})*4,dead-code",
     ),
     "fuse": (
-        "Fusion (Conv+BN+ReLU, affine operators, Pad, operators written out, siblings) and the clean-up that it needs.",
-        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,runtime,lift-constants,deduplicate,dead-code",
+        "Fusion (Conv+BN+ReLU, affine operators, Pad, operators written out, siblings, loops) and the clean-up for it.",
+        f"{_FUSE},{_LAST}",
     ),
     "default": (
         "Everything that is always right and never slower, for this target.",
-        f"inline-functions,lift-constants,dead-code,({_CLEAN},recognition,fusion,collapse)*4,fuse-horizontal,forms,simplify,runtime,lift-constants,deduplicate,dead-code",
+        f"{_FUSE},forms,conv1d-as-image,simplify,{_LAST}",
     ),
 }
 

@@ -55,7 +55,7 @@ MUL, ADD = node("Mul", "x k", "a"), node("Add", "x k", "a")
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
-        (shared(MUL, [READERS[0], node("Relu", "a", "y")]), "not every reader is a convolution of this value"),
+        (shared(MUL, [READERS[0], node("Relu", "a", "y")]), "not every reader is a convolution or product of this"),
         (shared(ADD, [READERS[1], node("Conv", "a v", "p", pads=[1] * 4)]), "what a reader pads in is zero"),
         (shared(MUL, [READERS[0], node("Conv", "a v", "y")]), "others read the weights of a reader, too"),
         (shared(MUL, v=np.full((3, 4, 3, 3), 3e38, np.float32)), "the scaled weights overflow their dtype"),
@@ -77,3 +77,64 @@ def test_leaves_a_value_that_is_an_output_and_one_that_enlarges() -> None:
     small = model([MUL, *READERS], {"x": [2, 1, 6, 6]}, ["p", "y"], {**WEIGHTS, "k": K})
     _, report = apply(small, RULE)
     assert reasons(report, RULE) == ["the constant is not proven to leave the shape of the other operand as it is"]
+
+
+MATRIX = {"m": rand(4, 3, seed=5), "n": rand(4, 5, seed=6), "o": rand(6, 4, seed=1), "b": rand(5, seed=8)}
+PRODUCTS = [node("MatMul", "a m", "p"), node("Gemm", "a n b", "q"), node("Gemm", "a o", "y", transB=1)]
+
+
+def products(first: onnx.NodeProto, readers: list[onnx.NodeProto] = PRODUCTS, x: Any = (6, 4), **more: Any) -> Any:
+    nodes = [first, *readers]
+    used = {name for item in nodes for name in item.input}
+    weights = {key: value for key, value in {**MATRIX, **STATISTICS, "k": K.reshape(4), **more}.items() if key in used}
+    return model(nodes, {"x": x}, [item.output[0] for item in readers], weights)
+
+
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_scale_folds_into_products(op: str) -> None:
+    before = products(node(op, "x k", "a"))
+    after, report = apply(before, RULE)
+    assert ops(after) == {"MatMul": 1, "Gemm": 2}
+    assert fired(report) == [RULE] * 3
+    assert_same(before, after, {"x": rand(6, 4, seed=7)}, tol=5e-6)
+
+
+@pytest.mark.parametrize("first", [node("Add", "x k", "a"), node("BatchNormalization", "x g t mu var", "a")])
+def test_a_shift_folds_into_gemms(first: onnx.NodeProto) -> None:
+    before = products(first, PRODUCTS[1:])
+    after, _ = apply(before, RULE)
+    assert ops(after) == {"Gemm": 2}
+    assert_same(before, after, {"x": rand(6, 4, seed=7)}, tol=5e-6)
+
+
+def test_products_of_more_dims_and_a_convolution_of_one() -> None:
+    before = products(MUL, [PRODUCTS[0], node("MatMul", "a n", "y")], (2, 3, 6, 4))
+    after, _ = apply(before, RULE)
+    assert ops(after) == {"MatMul": 2}
+    assert_same(before, after, {"x": rand(2, 3, 6, 4, seed=7)}, tol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        (products(node("Add", "x k", "a")), "a product has no bias that would take the shift"),
+        (products(MUL, [PRODUCTS[0], node("Gemm", "a r", "y", transA=1)], r=rand(6, 4)), "the weights of a reader do"),
+        (
+            products(MUL, [PRODUCTS[0], node("Gemm", "a n", "y", transA=1)], (4, 4), k=np.float32(2)),
+            "the channels of a reader lie along another axis",
+        ),
+        (
+            products(MUL, [PRODUCTS[0], node("Conv", "a v", "y")], (2, 4, 4), v=rand(3, 4, 1), k=np.float32(2)),
+            "the channels of a reader lie along another axis",
+        ),
+        (
+            products(MUL, [PRODUCTS[0], node("MatMul", "g3 a", "y")], (3, 4), g3=rand(2, 3)),
+            "not every reader is a convolution",
+        ),
+        (products(MUL, [PRODUCTS[0], node("MatMul", "a f", "y")], f=rand(2, 4, 3)), "the weights are no matrix"),
+    ],
+)
+def test_refuses_products(before: onnx.ModelProto, reason: str) -> None:
+    after, report = apply(before, RULE)
+    assert sum(ops(after)[op] for op in ("Mul", "Add")) == 1
+    assert any(each.startswith(reason) for each in reasons(report, RULE))

@@ -191,6 +191,51 @@ def test_space_to_depth(size: int) -> None:
     assert_same(before, after, {"x": rand(2, 3, 12, 18, seed=7)}, tol=5e-6)
 
 
+def unshuffled(perm: list[int], size: int = 2, x: Any = ("N", 3, 12, 18), **more: Any) -> onnx.ModelProto:
+    """Reshape, Transpose, Reshape in front of a Conv: blocks of size x size."""
+    nodes = [
+        node("Reshape", "x split", "r"),
+        node("Transpose", "r", "t", perm=perm),
+        node("Reshape", "t join", "s"),
+        node("Conv", "s w", "y", **PAD),
+    ]
+    weights = {
+        "split": np.array([-1, 3, 12 // size, size, 18 // size, size]),
+        "join": np.array([-1, 3 * size * size, 12 // size, 18 // size]),
+        "w": rand(5, 3 * size * size, 3, 3),
+        **more,
+    }
+    return model(nodes, {"x": x}, {"y": [None] * 4}, weights)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("order", [[3, 5, 1], [1, 3, 5], [5, 3, 1], [5, 1, 3]], ids=str)
+def test_blocks_made_by_views(size: int, order: list[int]) -> None:
+    before = unshuffled([0, *order, 2, 4], size)
+    after, report = apply(before, FOCUS)
+    assert fired(report) == [FOCUS]
+    assert ops(after) == {"Conv": 1}
+    assert_same(before, after, {"x": rand(2, 3, 12, 18, seed=7)}, tol=5e-6)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        unshuffled([0, 1, 2, 3, 4, 5]),
+        unshuffled([0, 3, 5, 1, 4, 2], join=np.array([-1, 12, 9, 6])),
+        unshuffled([0, 1, 3, 5, 2, 4], join=np.array([-1, 12, 3, 18])),
+        unshuffled(
+            [0, 1, 3, 5, 2, 4], split=np.array([-1, 3, 6, 2, 6, 3]), join=np.array([-1, 18, 6, 6]), w=rand(5, 18, 3, 3)
+        ),
+        unshuffled([0, 1, 3, 5, 2, 4], x=("N", 3, "H", 18)),
+        unshuffled([0, 1, 3, 5, 2, 4], x=("N", 6, 6, 18)),
+    ],
+)
+def test_leaves_other_views(before: onnx.ModelProto) -> None:
+    after, _ = apply(before, FOCUS)
+    assert ops(after)["Transpose"] == 1
+
+
 @pytest.mark.parametrize(
     "starts", [[(0, 0), (1, 0), (0, 1), (0, 1)], [(0, 0), (1, 0)], [(0, 0), (1, 0), (0, 1), (2, 1)]], ids=str
 )

@@ -149,6 +149,20 @@ def test_gemms(first: str, second: str, flips: tuple[int, int, int]) -> None:
     assert_same(before, after, {"x": rand(*shape, seed=7)}, tol=5e-6)
 
 
+@pytest.mark.parametrize("first", [["Gemm x v a p"], ["Gemm x v p"], ["MatMul x v p"], ["MatMul x v q", "Add q a p"]])
+@pytest.mark.parametrize("second", ["Gemm p w b y", "Gemm p w y", "MatMul p w y"])
+def test_gemms_and_products(first: list[str], second: str) -> None:
+    nodes = []
+    for step in [*first, second]:
+        op, *inputs, output = step.split()
+        nodes.append(node(op, " ".join(inputs), output))
+    before = products(nodes, (5, 4))
+    after, report = apply(before, MATMUL)
+    assert fired(report) == [MATMUL]
+    assert sum(ops(after)[op] for op in ("Gemm", "MatMul")) == 1
+    assert_same(before, after, {"x": rand(5, 4, seed=7)}, tol=5e-6)
+
+
 @pytest.mark.parametrize(
     ("before", "reason"),
     [

@@ -10,6 +10,9 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto
 
+from graphopt.ir import from_proto
+from graphopt.passes.recognition._norms import is_normalized
+
 from ..util import Shape, apply, assert_same, fired, model, node, ops, rand, reasons, run
 
 LAYER = ("recognize-layer-norm", "layer-norm-scale", "layer-norm-bias")
@@ -204,6 +207,142 @@ def test_rms_norm(square: str, end: str, tmp_path: object) -> None:
         close(before, after)
         assert fired(apply(after, "spell-rms-norm")[1]) == []
         assert executed(after, tmp_path) == ["SimplifiedLayerNormalization"]
+
+
+@pytest.mark.parametrize("opset", [9, 15, 17])
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("tail", ["none", "scale", "bias"])
+def test_what_is_missing_is_added_for_the_runtime(tail: str, end: str, opset: int, tmp_path: object) -> None:
+    tails = {"none": [], "scale": AFFINE[:1], "bias": [node("Add", "n b", "y")]}
+    before = written("mul", end, tails[tail], opset)
+    after, report = apply(before, "complete-layer-norm", "spell-layer-norm", *LAYER)
+    assert ops(after)["LayerNormalization"] == (opset >= 17)
+    assert executed(after, tmp_path) == ["LayerNormalization"]
+    assert fired(report) == (["complete-layer-norm"] if opset < 17 else fired(report))
+    close(before, after)
+    assert fired(apply(after, "complete-layer-norm", "spell-layer-norm", *LAYER)[1]) == []
+    bare = rms("mul", end, opset) if tail == "scale" else rms("pow", end, opset)
+    assert fired(apply(bare, "complete-rms-norm")[1]) == []
+
+
+def within(made: onnx.ModelProto) -> onnx.ModelProto:
+    """With the scale on the factor."""
+    last = made.graph.node[-1]
+    last.input[:] = ["d" if name == "d" else "k" for name in last.input]
+    made.graph.node.insert(len(made.graph.node) - 1, node("Mul", "i g", "k"))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHTS["g"], "g"))
+    return made
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("end", ["reciprocal", "one over", "pow"])
+def test_scale_within(end: str, opset: int) -> None:
+    before = within(written("mul", end, [], opset))
+    after, _ = apply(before, "complete-layer-norm", *LAYER)
+    assert ops(after)["Mul"] == (opset < 17)
+    close(before, after)
+    before = within(written("mul", end, [], opset, more={"e": -1.0}))
+    assert "epsilon" in reasons(apply(before, LAYER[0], "complete-layer-norm")[1], COMPLETE[opset])[0]
+
+
+COMPLETE = {13: "complete-layer-norm", 17: "recognize-layer-norm"}
+
+
+def test_completing_refuses() -> None:
+    wrong: list[dict[str, Any]] = [{"axes": [1]}, {"dtype": TensorProto.DOUBLE}, {"more": {"e": -1.0}}]
+    for options in (*wrong, {"shape": ("B", "T", "C")}):
+        before = written("mul", "div", [], 13, shape=options.pop("shape", (2, 8, 8)), **options)
+        assert len(reasons(apply(before, "complete-layer-norm")[1], "complete-layer-norm")) == 1
+    before = written("mul", "div", AFFINE[:1], 13, shape=(2, 5, 8), more={"g": rand(5, 1)})
+    after, _ = apply(before, "complete-layer-norm")
+    assert [n.op_type for n in after.graph.node][-3:] == ["Mul", "Add", "Mul"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("square", SQUARES)
+def test_rms_norm_without_scale(square: str, end: str, tmp_path: object) -> None:
+    for opset in (13, 18, 23):
+        before = rms(square, end, opset)
+        before.graph.node[-1].op_type, before.graph.node[-1].input[1] = "Add", "b"
+        before.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHTS["b"], "b"))
+        after, report = apply(before, "complete-rms-norm", "spell-rms-norm", "recognize-rms-norm")
+        assert fired(report)[0] == "complete-rms-norm"
+        assert ops(after)["RMSNormalization"] == (opset == 23)
+        close(before, after)
+        if opset < 23:
+            assert executed(after, tmp_path) == ["SimplifiedLayerNormalization", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"axes": [1], "shape": (2, 8, 8)}, "last axes"),
+        ({"more": {"e": -1.0}}, "epsilon"),
+        ({"dtype": TensorProto.DOUBLE}, "float32"),
+        ({"shape": ("B", "T", "C"), "more": {"g": 2.0}}, "not known"),
+        ({"axes": [1, 2], "shape": (2, 8, 8)}, "several"),
+    ],
+)
+def test_completing_rms_norm_refuses(options: dict[str, Any], reason: str) -> None:
+    before = rms("mul", "div", 17, **{"more": {"g": 2.0}, **options})
+    assert reason in reasons(apply(before, "complete-rms-norm")[1], "complete-rms-norm")[0]
+
+
+def tensorflow(end: str, opset: int, scaled: bool = True, **options: Any) -> onnx.ModelProto:
+    """With the mean worked into the bias."""
+    made = written("mul", end, [], opset, **options)
+    del made.graph.node[-1], made.graph.output[0]
+    nodes = [node("Mul", "i g", "k")] if scaled else [node("Mul", "i one", "k")]
+    nodes += [node("Mul", "u k", "uk"), node("Sub", "b uk", "c"), node("Mul", "x k", "xk"), node("Add", "xk c", "y")]
+    if not scaled:
+        nodes = [
+            node("Mul", "u i", "uk"), node("Sub", "b uk", "c"), node("Mul", "x i", "xk"), node("Add", "xk c", "y")
+        ]  # fmt: skip
+    kind = onnx.numpy_helper.to_array(made.graph.initializer[0]).dtype
+    made.graph.node.extend(nodes)
+    for name in ("g", "b") if scaled else ("b",):
+        value = np.asarray((options.get("more") or {}).get(name, WEIGHTS[name])).astype(kind)
+        made.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    made.graph.output.append(onnx.helper.make_tensor_value_info("y", options.get("dtype", 1), [None, None, None]))
+    return onnx.shape_inference.infer_shapes(made)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("end", ["reciprocal", "one over", "pow"])
+def test_layer_norm_of_tensorflow(end: str, scaled: bool, tmp_path: object) -> None:
+    for opset in (9, 15, 17, 18):
+        before = tensorflow(end, opset, scaled)
+        rule = "recognize-layer-norm-tf" if opset >= 17 else "spell-layer-norm-tf"
+        after, report = apply(before, "recognize-layer-norm-tf", "spell-layer-norm-tf")
+        assert fired(report) == [rule]
+        assert_same(before, after, X, tol=5e-6)
+        assert executed(after, tmp_path) == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"axes": [1], "shape": (2, 8, 8)}, "last axes"),
+        ({"more": {"e": -1.0}}, "epsilon"),
+        ({"dtype": TensorProto.DOUBLE}, "float32"),
+        ({"shape": ("B", "T", "C")}, "not known"),
+        ({"more": {"g": rand(5, 1)}}, "one number for each"),
+        ({"more": {"b": rand(5, 1)}}, "one number for each"),
+    ],
+)
+@pytest.mark.parametrize(("rule", "opset"), [("recognize-layer-norm-tf", 17), ("spell-layer-norm-tf", 15)])
+def test_layer_norm_of_tensorflow_refuses(rule: str, opset: int, options: dict[str, Any], reason: str) -> None:
+    before = tensorflow("reciprocal", opset, **{"shape": (2, 5, 8), **options})
+    assert reason in reasons(apply(before, rule)[1], rule)[0]
+
+
+def test_a_scale_of_ones_is_what_a_normalization_is_known_by() -> None:
+    for square, end in (("mul", "div"), ("pow", "reciprocal")):
+        for made in (written(square, end, AFFINE), rms(square, end, 17)):
+            graph = from_proto(made).graph
+            quotient = next(n.inputs[0] for n in graph if "g" in [v.name for v in n.inputs if v is not None])
+            assert quotient is not None and is_normalized(quotient)
+            assert not any(is_normalized(v) for n in graph for v in n.inputs if v is not None and v is not quotient)
 
 
 def test_rms_norm_over_two_axes() -> None:

@@ -1,18 +1,22 @@
 """Rewrites that an infinity would tell apart: a sum of products gives NaN where infinities of both signs meet in it,
-and what takes its place may give an infinity there. They need an operand that is never infinite."""
+and what takes its place may give an infinity there. They need an operand that is never infinite.
+
+That is found by intervals (see _transfer.py), from what is bounded by itself (integers, Sigmoid, Clip, normalizations)
+through everything that keeps a bound: a Conv of numbers below B gives numbers below B |W| + |b|, and as long as that is
+far below the largest number of the type, nothing in it was infinite.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from onnx import TensorProto
+from dataclasses import dataclass, field
+from math import inf
 
-from graphopt.ir import Node, Value
+from graphopt.ir import Model, Value
+from graphopt.passes.collapse._intervals import UNKNOWN, Interval, of_constant, of_type, within_type
+from graphopt.passes.collapse._transfer import interval_of, is_hopeless, makes_nan, operands_of, without_nan
 
-_BOUNDED = frozenset({"Sigmoid", "Tanh", "Softmax", "HardSigmoid", "Erf", "Softsign", "Sin", "Cos"})
-_MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather"})
-_WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
-_FLOATS = frozenset({*_WIDE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_FARTHEST = 8  # operators to look back through
+_FACT = "intervals"
+_EDITS = 64  # and an eighth of the nodes: after so many changes what is known is found again
 
 
 def objection(x: Value) -> str:
@@ -24,29 +28,69 @@ def objection(x: Value) -> str:
 
 def is_bounded(x: Value) -> bool:
     """Whether a value is certainly finite or NaN."""
-    for _ in range(_FARTHEST):
-        node = x.producer
-        if node is None or node.domain:
+    return _is_finite(interval(x))
+
+
+def interval(x: Value) -> Interval:
+    """What every element of a value certainly lies between, if it is a number; (-inf, inf) where nothing is known."""
+    memo = _Known.of(x.graph.model)
+    known, pending = memo.intervals, [x]
+    while pending:
+        value = pending[-1]
+        if value not in known and not memo.note(value):
+            operands = operands_of(value)
+            missing = [v for v in operands if v not in known and not v.is_const]
+            if missing:
+                pending.extend(missing)
+                continue
+            memo.find(value, operands)
+        pending.pop()
+    return known[x]
+
+
+@dataclass
+class _Known:
+    """Intervals by value, as of a version of the model. Rewrites do not change what a value is, so that they stay true;
+    they are given up now and then for the sake of what could not be told before, and of the memory."""
+
+    version: int
+    intervals: dict[Value, Interval] = field(default_factory=dict)
+    numbers: set[Value] = field(default_factory=set)  # that are never NaN
+
+    @classmethod
+    def of(cls, model: Model) -> _Known:
+        kept = model.facts.get(_FACT)
+        if isinstance(kept, cls) and model.version - kept.version <= _EDITS + len(model.graph) // 8:
+            return kept
+        made = model.facts[_FACT] = cls(model.version)
+        return made
+
+    def note(self, value: Value) -> bool:
+        """Notes what is bounded by itself; returns whether it is."""
+        found = of_type(value)
+        if found is None:
             return False
-        if node.op in _BOUNDED or _is_clipped(node) or _is_cast_up(node):
-            return True
-        if node.op not in _MOVES or node.inputs[0] is None:
-            return False
-        x = node.inputs[0]
-    return False
+        self.intervals[value] = found
+        if _is_finite(found):
+            self.numbers.add(value)
+        return True
+
+    def find(self, value: Value, operands: list[Value]) -> None:
+        """Notes what follows from the operands, of which only constants may be unknown."""
+        if is_hopeless(value, [self.intervals.get(v) for v in operands]):
+            self.intervals[value] = UNKNOWN
+            return
+        each = [of_constant(v) if v.is_const else self.intervals[v] for v in operands]
+        found = interval_of(value, each)
+        are_numbers = all(
+            _is_finite(known) if v.is_const else v in self.numbers for v, known in zip(operands, each, strict=True)
+        )
+        if not are_numbers:
+            found = without_nan(value, found)
+        self.intervals[value] = found = within_type(found, value)
+        if are_numbers and _is_finite(found) and not makes_nan(value, each):
+            self.numbers.add(value)
 
 
-def _is_clipped(node: Node) -> bool:
-    if node.op != "Clip":
-        return False
-    if node.graph.opset() < 11:
-        bounds = [node.attr("min", None), node.attr("max", None)]
-    else:
-        given = [node.input(1), node.input(2)]
-        bounds = [float(v.numpy().reshape(())) if v is not None and v.is_const else None for v in given]
-    return all(bound is not None and abs(bound) < 3e38 and np.isfinite(bound) for bound in bounds)
-
-
-def _is_cast_up(node: Node) -> bool:
-    x = node.inputs[0] if node.op == "Cast" else None
-    return x is not None and x.dtype is not None and x.dtype not in _FLOATS and node.attr("to") in _WIDE
+def _is_finite(found: Interval) -> bool:
+    return found[0] > -inf and found[1] < inf

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from onnx import TensorProto, helper
+
 from graphopt.ir import Node, Value
-from graphopt.passes.collapse._through import THROUGH, axis_before, axis_behind, objection
+from graphopt.passes.collapse._through import THROUGH, axis_before, axis_behind, mapped, objection, padded_with
 from graphopt.passes.fusion._affine import Affine
 from graphopt.rewrite import Builder, Match, P, one_of, rest
 from graphopt.rewrite.pattern import Pattern
@@ -42,23 +45,31 @@ def before(chain: list[Node], axis: int | None) -> int | None:
     return axis
 
 
-def why_not(chain: list[Node], affine: Affine, axis: int | None) -> str:
+def why_not(chain: list[Node], affine: Affine, axis: int | None, back: bool = True) -> str:
     """Why a map cannot be moved through the chain, or nothing. axis: of its channels in front of the chain, or None if
-    it has one scale and shift for all."""
+    it has one scale and shift for all. back: whether the map is behind the chain, or in front of it."""
     for node in chain:
         if node.inputs[0] in node.inputs[1:]:
             return "an operator in between reads the value twice"
-        reason = objection(node, affine, axis)
+        reason = objection(node, affine, axis, back)
         if reason:
             return reason
         axis = None if axis is None else axis_behind(node, axis)
     return ""
 
 
-def rebuilt(chain: list[Node], x: Value, new: Builder) -> Value:
-    """The chain on another operand of the same type."""
+def rebuilt(chain: list[Node], x: Value, new: Builder, affine: Affine, back: bool = True) -> Value:
+    """The chain on another operand of the same type, with the map on the other side of it."""
     for node in chain:
-        x = new.make(node.op, x, *node.inputs[1:], like=node, type_of=node.output)
+        value = padded_with(node) if node.op == "Pad" and is_single(affine) else None
+        if value is None or not (value or affine.shift is not None):
+            x = new.make(node.op, x, *node.inputs[1:], like=node, type_of=node.output)
+        elif new.graph.opset() < 11:
+            x = new.Pad(x, like=node, type_of=node.output, value=mapped(value, affine, back))
+        else:
+            dtype = helper.tensor_dtype_to_np_dtype(x.dtype or TensorProto.FLOAT)
+            filled = new.constant(np.asarray(mapped(value, affine, back)).astype(dtype), "padding")
+            x = new.Pad(x, node.inputs[1], filled, *node.inputs[3:], like=node, type_of=node.output)
     return x
 
 

@@ -2,11 +2,13 @@
 
 Data movement lets any map through, as do means (their weights add up to 1). A maximum lets rising maps through;
 activations that are positively homogeneous, f(s x) = s f(x) for s > 0, let through positive scales without a shift;
-zeros put in by a Pad any scale without a shift.
+zeros put in by a Pad any scale without a shift, and another number that it puts in is mapped, too, where the map has
+one scale and shift for all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from graphopt.ir import Node
@@ -18,6 +20,7 @@ MEANS = ("AveragePool", "GlobalAveragePool", "Resize", "Upsample")
 MAXIMA = ("GlobalMaxPool", "MaxPool")
 HOMOGENEOUS = ("LeakyRelu", "PRelu", "Relu")
 THROUGH = (*MOVES, *MEANS, *MAXIMA, *HOMOGENEOUS, "Pad")
+_FARTHEST = 6e4  # in any type
 _SPATIAL = frozenset((*MEANS, *MAXIMA))
 
 
@@ -69,15 +72,15 @@ def _kept(x: Sequence[object], y: Sequence[object], axis: int) -> int | None:
     return None
 
 
-def objection(node: Node, affine: Affine, channels: int | None) -> str:
+def objection(node: Node, affine: Affine, channels: int | None, back: bool = True) -> str:
     """Why the map cannot be moved through a node, or nothing. channels: the axis they lie along in its first operand,
-    or None for a map of one scale and shift for all."""
+    or None for a map of one scale and shift for all. back: whether the map is behind the node, or in front of it."""
     if node.op in HOMOGENEOUS:
         return _needs(affine, node.op, positive=True, shift=False)
     if node.op in MAXIMA:
-        return _needs(affine, node.op, positive=True, shift=True) or _windows(node)
+        return _needs(affine, node.op, positive=True, shift=True) or windows(node)
     if node.op == "Pad":
-        return _pad(node, affine, channels)
+        return _pad(node, affine, channels, back)
     if node.op == "AveragePool" and affine.shift is not None and _counts(node):
         return "the pool may count what it pads, which is zero and not the shift"
     if node.op in ("Resize", "Upsample"):
@@ -100,7 +103,7 @@ def _counts(node: Node) -> bool:
     return bool(hangs or (pads and node.attr("count_include_pad", 0)))
 
 
-def _windows(node: Node) -> str:
+def windows(node: Node) -> str:
     """A window that lies in the padding alone gives the lowest number, which is no value of x."""
     if node.op == "GlobalMaxPool":
         return ""
@@ -111,13 +114,36 @@ def _windows(node: Node) -> str:
     return ""
 
 
-def _pad(node: Node, affine: Affine, channels: int | None) -> str:
-    mode = node.attr("mode", "constant")
-    if mode == "constant":
-        value = node.input(2)
-        zero = float(node.attr("value", 0.0)) == 0 if value is None else value.is_const and not value.numpy().any()
-        if not zero or affine.shift is not None:
-            return "what the Pad puts in is not mapped"
+def padded_with(node: Node) -> float | None:
+    """What a Pad puts in; None where it is not known, or where it repeats or reflects what is there."""
+    if node.attr("mode", "constant") != "constant":
+        return None
+    value = node.input(2)
+    if value is None:
+        return float(node.attr("value", 0.0))
+    return float(value.numpy().reshape(())) if value.is_const and value.numpy().size == 1 else None
+
+
+def mapped(value: float, affine: Affine, back: bool) -> float:
+    """What a Pad is to put in when the map is moved through it: s v + t, or in the other direction (v - t) / s."""
+    scale = 1.0 if affine.scale is None else float(affine.scale)
+    shift = 0.0 if affine.shift is None else float(affine.shift)
+    if back:
+        return scale * value + shift
+    return (value - shift) / scale if scale else math.nan
+
+
+def _pad(node: Node, affine: Affine, channels: int | None, back: bool) -> str:
+    if node.attr("mode", "constant") == "constant":
+        value = padded_with(node)
+        if value is None:
+            return "what the Pad puts in is not known"
+        if (value or affine.shift is not None) and channels is not None:
+            return "what the Pad puts in is one number, and the map has others for each channel"
+        if not back and affine.shift is not None and value == 0:
+            return "zeros that a Pad puts in join the padding of the convolution, and the shift is none"
+        if (value or affine.shift is not None) and not abs(mapped(value, affine, back)) < _FARTHEST:
+            return "what the Pad puts in would leave the range of its type"
     if channels is None:
         return ""
     x = node.inputs[0]
@@ -129,9 +155,9 @@ def _pad(node: Node, affine: Affine, channels: int | None) -> str:
 
 
 def _resize(node: Node) -> str:
-    """Interpolation with weights that add up to 1."""
-    if node.attr("mode", "nearest") not in ("nearest", "linear", "bilinear"):
-        return "interpolation other than linear has weights that may overshoot"
+    """Interpolation with weights that add up to 1 (those of cubic interpolation overshoot, but do so, too)."""
+    if node.attr("mode", "nearest") not in ("nearest", "linear", "bilinear", "cubic"):
+        return "this interpolation is not known to have weights that add up to 1"
     if node.attr("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         return "what lies outside has a value of its own"
     if node.attr("antialias", 0) or node.attr("exclude_outside", 0):

@@ -1,10 +1,11 @@
 """s f(conv(x, W, b)) + t   ==   f(conv(x, s W, s b + t)),   where f is one to three operators that let the map through.
 
 f: Transpose, Reshape, Flatten, Squeeze, Unsqueeze, AveragePool, GlobalAveragePool, Resize, Upsample (any map); MaxPool,
-GlobalMaxPool (s > 0); Relu, LeakyRelu, PRelu (s > 0, t = 0); Pad with zeros (t = 0). What _through.py says of each is
-checked, the channels are followed through. The map is one Mul, Div, Add or Sub with a constant or a BatchNormalization;
-chains fold one at a time. Exact in real arithmetic; computed in float64 and rounded once to W's dtype. Guards: those of
-fuse-conv-affine and fuse-conv-bn; every value between read by nothing else.
+GlobalMaxPool (s > 0); Relu, LeakyRelu, PRelu (s > 0, t = 0); Pad (of zeros and t = 0; else one s and t for all, which
+what it puts in goes through, too). What _through.py says of each is checked, the channels are followed through. The
+map is one Mul, Div, Add or Sub with a constant or a BatchNormalization; chains fold one at a time. Exact in real
+arithmetic; computed in float64 and rounded once to W's dtype. Guards: those of fuse-conv-affine and fuse-conv-bn; every
+value between read by nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def collapse_affine_back(m: Match, new: Builder) -> Outcome:
     if folded is None or isinstance(folded, (Refusal, tuple)):
         return folded
     folded.set_type(m.conv.output.type)
-    return _chain.rebuilt(chain, folded, new)
+    return _chain.rebuilt(chain, folded, new, affine)
 
 
 def _map(m: Match, axis: int | None, rank: int | None) -> Affine | Refusal:

@@ -25,6 +25,8 @@ from graphopt.rewrite.rule import Outcome
 
 BLOCKS = P.SpaceToDepth("x").as_("blocks")
 PARTS = P.Concat(rest("parts")).as_("concat")
+TURNED = P.Transpose(P.Reshape("x", const("split")).as_("split_up")).as_("turned")
+VIEWS = P.Reshape(TURNED, const("joined")).as_("views")
 _MOST = 64  # channels
 _END = 2**31 - 1
 Offset = tuple[int, int]
@@ -34,17 +36,14 @@ Offset = tuple[int, int]
     "collapse-focus-conv",
     P.Conv(BLOCKS, const("w"), maybe("b")).as_("conv"),
     P.Conv(PARTS, const("w"), maybe("b")).as_("conv"),
+    P.Conv(VIEWS, const("w"), maybe("b")).as_("conv"),
     opset=">=7",
 )
 def collapse_focus_conv(m: Match, new: Builder) -> Outcome:
-    if m.get("concat") is not None:
-        found = _focus(m.concat, m.parts)
-        if found is None:
-            return None
-        x, size, offsets = found
-    else:
-        x, size = m.x, m.blocks.attr("blocksize")
-        offsets = [(i, j) for i in range(size) for j in range(size)]
+    found = _blocks(m)
+    if found is None:
+        return None
+    x, size, offsets = found
     reason = _conv.why_not(m.conv, m.w) or _linear.why_not(m.w) or _why_not(m.conv, m.w.numpy())
     if reason:
         return refuse(reason)
@@ -54,6 +53,8 @@ def collapse_focus_conv(m: Match, new: Builder) -> Outcome:
         return refuse("the channels of the image are not proven to be those of the weights")
     if channels > _MOST:
         return refuse("with so many channels it was not measured")
+    if m.get("views") is not None:
+        array = _reordered(array, m.turned.attr("perm")[1:4], channels, size)
     weight = new.constant(_spread(array, size, offsets), m.w.name)
     given = m.conv.attr("pads") if m.conv.attr("auto_pad") == "NOTSET" else None
     window: dict[str, Any] = {
@@ -63,6 +64,36 @@ def collapse_focus_conv(m: Match, new: Builder) -> Outcome:
         "strides": [size * step for step in m.conv.attr("strides") or (1, 1)],
     }
     return new.Conv(x, weight, m.b, like=m.conv, type_of=m.root.output, **window)
+
+
+def _blocks(m: Match) -> tuple[Value, int, list[Offset]] | None:
+    """The image, the size of a block, and the offset of each part of the blocks' channels."""
+    if m.get("concat") is not None:
+        return _focus(m.concat, m.parts)
+    size = int(m.blocks.attr("blocksize")) if m.get("blocks") is not None else _viewed(m)
+    return None if size is None else (m.x, size, [(i, j) for i in range(size) for j in range(size)])
+
+
+def _viewed(m: Match) -> int | None:
+    """The size of a block, if [n, c, h s, w s] becomes [n, c, h, s, w, s], and that [n, c s s in some order, h, w]."""
+    x, y, z = (None if v.shape is None else static(v.shape[1:]) for v in (m.x, m.split_up.output, m.views.output))
+    perm = tuple(m.turned.attr("perm") or ())
+    if x is None or y is None or z is None or len(x) != 3 or len(y) != 5 or len(perm) != 6 or 0 in x:
+        return None
+    size = y[2]
+    if size < 1 or (x[1] % size, x[2] % size) != (0, 0) or y != (x[0], x[1] // size, size, x[2] // size, size):
+        return None
+    if z != (x[0] * size * size, y[1], y[3]):
+        return None
+    return size if (perm[0], *perm[4:]) == (0, 2, 4) and sorted(perm[1:4]) == [1, 3, 5] else None
+
+
+def _reordered(weight: NDArray, order: tuple[int, ...], channels: int, size: int) -> NDArray:
+    """The weights with their channels from the order that a Transpose gave them (1: c, 3: i, 5: j) to i, j, c."""
+    sizes = {1: channels, 3: size, 5: size}
+    split = weight.reshape(weight.shape[0], *(sizes[axis] for axis in order), *weight.shape[2:])
+    places = [1 + list(order).index(axis) for axis in (3, 5, 1)]
+    return split.transpose(0, *places, 4, 5).reshape(weight.shape)
 
 
 def _why_not(conv: Node, weight: NDArray) -> str:

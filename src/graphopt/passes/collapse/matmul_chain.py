@@ -1,5 +1,5 @@
 """(x V) W   ==   x (V W),   (x V + a) W   ==   x (V W) + a W,
-gemm(gemm(x, V, a), W, b)   ==   gemm(x, V W, a W + b).
+gemm(gemm(x, V, a), W, b)   ==   gemm(x, V W, a W + b),   and where one of the two is a MatMul.
 
 Exact in real arithmetic; computed in float64 and rounded once to W's dtype.
 
@@ -20,13 +20,14 @@ from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, one_of, r
 from graphopt.rewrite.rule import Outcome
 
 PRODUCT = P.MatMul("x", const("v")).as_("inner")
+SUM = P.Add(PRODUCT, const("a")).as_("add")
 GEMM = P.Gemm("x", const("v"), maybe(const("a"))).as_("inner")
 
 
 @rule(
     "collapse-matmul-chain",
-    P.MatMul(one_of(PRODUCT, P.Add(PRODUCT, const("a")).as_("add")), const("w")).as_("outer"),
-    P.Gemm(GEMM, const("w"), maybe(const("b"))).as_("outer"),
+    P.MatMul(one_of(SUM, PRODUCT, GEMM), const("w")).as_("outer"),
+    P.Gemm(one_of(GEMM, SUM, PRODUCT), const("w"), maybe(const("b"))).as_("outer"),
     opset=">=7",
     measure="flops",
 )
@@ -51,7 +52,7 @@ def collapse_matmul_chain(m: Match, new: Builder) -> Outcome:
         return data
     weight = new.constant(data, m.w.name)
     bias = None if shift is None else new.constant(shift, f"{m.outer.label}_bias")
-    if m.outer.op == "MatMul":
+    if m.outer.op == m.inner.op == "MatMul":
         made = new.MatMul(m.x, weight, like=m.outer, type_of=m.root.output)
         return made if bias is None else new.Add(made, bias, like=m.add, type_of=m.root.output)
     if bias is None and new.graph.opset() < 11:  # Gemm had no optional C

@@ -1,4 +1,4 @@
-"""ReduceSumSquare(x, axis)   ==   a a + b b   for an axis of two elements: a = x[0], b = x[1]
+"""ReduceSumSquare(x, axis)   ==   a a + b b   for an axis of two elements: a, b = Split(x)
 
 The power of a spectrum. ONNX Runtime computes it one number after the other. Measured, one thread: 2.3 times as fast (2
 x 201 x 3001), 3.5 (2 x 257 x 100); nothing along the last axis.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from graphopt.passes.forms._cost import pays
 from graphopt.passes.recognition._forms import elements, is_float
 from graphopt.passes.simplify._facts import option, vector
+from graphopt.passes.simplify._views import make_squeeze
 from graphopt.passes.simplify.reduce import axes_of
 from graphopt.rewrite import Builder, Match, P, const, maybe, refuse, rule
 from graphopt.rewrite.rule import Outcome
@@ -34,10 +35,11 @@ def spell_squares_of_pairs(m: Match, new: Builder) -> Outcome:
         return refuse("it was measured for float32, and this is not proven to be that")
     if not pays(elements(m.x), FEWEST):
         return refuse("the tensor is so small that further operators cost more than they save")
-    keep = bool(m.sum.attr("keepdims", 1))
-    parts = []
-    for place in (0, 1):
-        index = new.constant(vector([place]) if keep else vector([place]).reshape(()), "part")
-        parts.append(new.Gather(m.x, index, axis=axes[0], type_of=m.root.output))
-    a, b = (new.Mul(part, part, type_of=m.root.output) for part in parts)
-    return new.Add(a, b, type_of=m.root.output)
+    axis, squares = axes[0], new.Mul(m.x, m.x, type_of=m.x)
+    if m.sum.graph.opset() < 13:
+        a, b = new.Split(squares, axis=axis, split=[1, 1], n_out=2)
+    else:
+        a, b = new.Split(squares, new.constant(vector([1, 1]), "sizes"), axis=axis, n_out=2)
+    if m.sum.attr("keepdims", 1):
+        return new.Add(a, b, type_of=m.root.output)
+    return make_squeeze(new, new.Add(a, b), (axis,), m.sum)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from math import prod
 
 from graphopt.ir import Graph, Node, Value
+from graphopt.passes.horizontal._levels import attributes
 from graphopt.rewrite import Refusal, refuse
 
-MERGED = ("Conv", "MatMul", "Gemm")
+MERGED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 UNARY = frozenset(
     "Relu LeakyRelu Sigmoid Tanh HardSigmoid HardSwish Elu Selu Softplus Softsign Gelu Mish Abs Neg Exp".split()
 )
@@ -18,7 +20,7 @@ BINARY = frozenset("Add Sub Mul Div".split())
 
 @dataclass
 class Family:
-    """Siblings of one input.
+    """Siblings of one input; or convolutions, each of an input of its own.
 
     stages: first the operators, then what follows each of them, in the same order. weights: which axis of the weight
     holds the output channels. axis: which axis of the results does. sizes: channels of each. reduction: products that
@@ -30,6 +32,7 @@ class Family:
     axis: int
     sizes: list[int]
     reduction: int
+    before: Node | None = None  # what the merged operator stands in front of, if not the first
 
     @property
     def first(self) -> Node:
@@ -37,12 +40,27 @@ class Family:
         return self.stages[0][0]
 
     @property
+    def last(self) -> Node:
+        """In front of it, all inputs are there."""
+        return self.before or self.first
+
+    @property
+    def inputs(self) -> list[Value]:
+        """What they read, each once."""
+        return list(dict.fromkeys(node.inputs[0] for node in self.stages[0] if node.inputs[0] is not None))
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of them."""
+        return [node for stage in self.stages for node in stage]
+
+    @property
     def tails(self) -> list[Value]:
         """The last result of each sibling."""
         return [node.output for node in self.stages[-1]]
 
 
-def families(graph: Graph) -> Iterator[Family]:
+def families(graph: Graph) -> Iterator[list[Node]]:
     """All operators of a graph that read one input and are alike but for their weights."""
     found: dict[object, list[Node]] = {}
     for node in graph:
@@ -50,9 +68,7 @@ def families(graph: Graph) -> Iterator[Family]:
             key = _likeness(node)
             if key is not None:
                 found.setdefault(key, []).append(node)
-    for siblings in found.values():
-        if len(siblings) > 1:
-            yield _family(siblings)
+    yield from (siblings for siblings in found.values() if len(siblings) > 1)
 
 
 def _likeness(node: Node) -> object:
@@ -60,13 +76,10 @@ def _likeness(node: Node) -> object:
     x, weight, bias = node.input(0), node.input(1), node.input(2)
     if x is None or x.is_const or weight is None or not weight.is_const or (bias is not None and not bias.is_const):
         return None
-    dims, axis = _dims(weight), _weight_axis(node)
+    dims, axis = _dims(weight), weight_axis(node)
     rest = tuple(d for k, d in enumerate(dims) if k != axis)
-    return node.op, x, _attributes(node), weight.dtype, len(dims), rest, bias is None
-
-
-def _attributes(node: Node) -> tuple[bytes, ...]:
-    return tuple(sorted(a.SerializeToString(deterministic=True) for a in node.proto.attribute))
+    bare = bias is None and node.op == "Gemm" and node.attr("beta") != 1  # else a bias that adds nothing can be made
+    return node.op, x, attributes(node, without="transB"), weight.dtype, len(dims), rest, bare
 
 
 def _dims(constant: Value | None) -> tuple[int, ...]:
@@ -74,34 +87,39 @@ def _dims(constant: Value | None) -> tuple[int, ...]:
     return tuple(int(d) for d in shape or () if isinstance(d, int))
 
 
-def _weight_axis(node: Node) -> int:
+def weight_axis(node: Node) -> int:
+    """The axis of the weights that holds the output channels."""
     if node.op == "Conv":
         return 0
     return 0 if node.op == "Gemm" and node.attr("transB", 0) else 1
 
 
-def _family(siblings: list[Node]) -> Family:
-    first, axis = siblings[0], _weight_axis(siblings[0])
+def family_of(siblings: list[Node]) -> Family:
+    """The family, without what follows."""
+    first, axis = siblings[0], weight_axis(siblings[0])
     shapes = [_dims(node.inputs[1]) for node in siblings]
-    sizes = [dims[axis] for dims in shapes if len(dims) > 1]
+    sizes = [dims[weight_axis(node)] for node, dims in zip(siblings, shapes, strict=True) if len(dims) > 1]
     reduction = prod(d for k, d in enumerate(shapes[0]) if k != axis)
-    return Family([siblings], axis, 1 if first.op == "Conv" else -1, sizes, reduction)
+    return Family([siblings], axis, 1 if first.op in CONVOLUTIONS else -1, sizes, reduction)
 
 
 def reason_apart(family: Family) -> Refusal | None:
     """Why the siblings cannot be one operator, or None."""
     first = family.first
-    if not family.sizes or (first.op != "Conv" and len(_dims(first.inputs[1])) != 2):
+    if not family.sizes or (first.op not in CONVOLUTIONS and len(_dims(first.inputs[1])) != 2):
         return refuse("the weights are not matrices")
-    if first.op == "Conv" and first.attr("group", 1) != 1:
+    if first.op in CONVOLUTIONS and first.attr("group", 1) != 1:
         return refuse("the convolutions are grouped")
-    if any(_is_shared(node.input(k)) for node in family.stages[0] for k in (1, 2)):
-        return refuse("others read a weight, too, so that the file would grow")
     if any(not _fits_bias(node, size) for node, size in zip(family.stages[0], family.sizes, strict=True)):
         return refuse("a bias is not one number per column")
     if first.op == "MatMul" and first.graph.opset() < 11 and first.output.rank is None:
         return refuse("the rank is not known, and Split counts its axis from the front before opset 11")
     return None
+
+
+def shares_weights(node: Node) -> bool:
+    """Whether others read its weight or bias, too, so that the file would grow."""
+    return any(_is_shared(node.input(k)) for k in (1, 2))
 
 
 def _is_shared(value: Value | None) -> bool:
@@ -131,7 +149,7 @@ def _next(family: Family) -> list[Node] | None:
         if user.graph is not family.first.graph or user.domain or len(user.outputs) != 1:
             return None
         stage.append(user)
-    alike = {(node.op, _attributes(node)) for node in stage}
+    alike = {(node.op, attributes(node)) for node in stage}
     if len(alike) != 1 or len(set(stage)) != len(stage):
         return None
     if stage[0].op in UNARY and all(len(node.inputs) == 1 for node in stage):

@@ -5,6 +5,9 @@ with a constant for each channel, that follow all of them in the same way are me
 results in order, it reads the one result instead, and nothing is split. Exact: every channel is computed from the
 same products (their order of summation is the kernel's).
 
+What is alike on different inputs is the matter of passes that run first, with the same option: `stack-inputs` (the same
+weights), `batch-matmul`, `group-conv` (other weights), and `split-last` (the parts of a Split).
+
 Guards: constant weights that nobody else reads, alike in all but the number of output channels; one group; a bias that
 is one number per channel, for all or none; and it has to pay on the target (`graphopt.analysis.target`): on a CPU where
 channels fill the kernel's blocks better together than apart, for TensorRT with every matrix product.
@@ -16,17 +19,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
-from graphopt.analysis.target import ENOUGH, gain_of_merging
-from graphopt.ir import Model, Node, Value
+from graphopt.analysis.batching import gain_of_merging_transposed
+from graphopt.analysis.target import BLOCKS_A_PASS, ENOUGH, WIDTHS, gain_of_merging
+from graphopt.ir import Model, Node
 from graphopt.passes.base import Pass
-from graphopt.passes.horizontal._siblings import Family, concat_of, families, follow, reason_apart, stage_constants
+from graphopt.passes.horizontal._levels import rounds_anew
+from graphopt.passes.horizontal._merge import merge
+from graphopt.passes.horizontal._siblings import (
+    Family,
+    concat_of,
+    families,
+    family_of,
+    follow,
+    reason_apart,
+    shares_weights,
+)
+from graphopt.passes.horizontal.batch_matmul import BatchMatmul
+from graphopt.passes.horizontal.group_conv import GroupConv
+from graphopt.passes.horizontal.split_last import SplitLast
+from graphopt.passes.horizontal.stack_inputs import StackInputs
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
 from graphopt.rewrite.driver import site_of
+from graphopt.rewrite.sweep import is_opaque
 
 NAME = "fuse-horizontal"
+FULL = BLOCKS_A_PASS * max(WIDTHS)
 
 
 @dataclass(frozen=True)
@@ -42,93 +59,47 @@ class FuseHorizontal(Pass):
 
     def run(self, model: Model, ctx: Context) -> None:
         """Merges siblings, scope by scope."""
+        for item in (StackInputs(self.gain), BatchMatmul(self.gain), GroupConv(self.gain), SplitLast(self.gain)):
+            item.run(model, ctx)
         for graph in list(model.scopes(functions=False)):
-            for family in list(families(graph)):
-                self._consider(family, ctx)
+            for siblings in list(families(graph)) if not is_opaque(graph) else ():
+                self._consider(siblings, ctx)
 
-    def _consider(self, family: Family, ctx: Context) -> None:
-        first = family.first
-        apart = reason_apart(family)
-        if apart is not None:
-            ctx.refuse(NAME, apart.reason, first)
-            return
-        follow(family)
-        concat = concat_of(family)
-        gain = gain_of_merging(first.op, ctx.target, family.sizes, family.reduction, concat is None)
-        if gain < self.gain:
-            ctx.refuse(NAME, f"it does not pay here: {gain:.2f} times as fast by the model of cost", first)
-        elif ctx.allow(NAME, site_of(first)):
-            _merge(family, concat, ctx)
-
-
-def _merge(family: Family, concat: tuple[Node, int] | None, ctx: Context) -> None:
-    first, graph = family.first, family.first.graph
-    old = [node for stage in family.stages for node in stage]
-    labels = [node.label for node in old]
-    new = Builder(graph, first, NAME, sources_of(old))
-    merged = _stage(family, new, first.inputs[0], family.stages[0])
-    for stage in family.stages[1:]:
-        merged = _stage(family, new, merged, stage)
-    if concat is not None and len(concat[0].inputs) == len(family.tails):
-        pairs = [(concat[0].output, merged)]
-        old.append(concat[0])
-    elif concat is not None:
-        joined = list(concat[0].inputs)
-        joined[concat[1] : concat[1] + len(family.tails)] = [merged]
-        builder = Builder(graph, concat[0], NAME, sources_of([concat[0]]))
-        again = builder.make("Concat", *joined, like=concat[0], type_of=concat[0].output)
-        new.nodes += builder.nodes
-        pairs = [(concat[0].output, again)]
-        old.append(concat[0])
-    else:
-        pairs = list(zip(family.tails, _split(family, new, merged), strict=True))
-    ctx.claim(*(pair for pair in pairs if pair[0].users or pair[0].outs), nodes=old)
-    for value, other in pairs:
-        value.replace_with(other)
-    for node in reversed(old):
-        if node.alive:
-            graph.erase(node)
-    new.settle()
-    ctx.record(NAME, labels, [node.label for node in new.nodes], graph)
+    def _consider(self, siblings: list[Node], ctx: Context) -> None:
+        alone = [node for node in siblings if not shares_weights(node)]
+        if len(alone) < len(siblings):
+            ctx.refuse(NAME, "others read a weight, too, so that the file would grow", siblings[0])
+        for chosen in (alone, [node for node in alone if not _is_full(node)]):
+            if len(chosen) < 2:
+                return
+            family = family_of(chosen)
+            apart = reason_apart(family)
+            if apart is not None:
+                ctx.refuse(NAME, apart.reason, family.first)
+                return
+            follow(family)
+            concat = concat_of(family)
+            reason = rounds_anew(family.first.output, ctx.target) if concat is None else ""
+            if reason:
+                ctx.refuse(NAME, reason, family.first)
+                return
+            gain = _gain(family, ctx.target, concat is None)
+            if gain >= self.gain:
+                if ctx.allow(NAME, site_of(family.first)):
+                    ctx.fired(NAME, family.first)
+                    merge(family, concat, ctx, NAME)
+                return
+            ctx.refuse(NAME, f"it does not pay here: {gain:.2f} times as fast by the model of cost", family.first)
 
 
-def _stage(family: Family, new: Builder, x: Value | None, stage: list[Node]) -> Value:
-    """One operator that does what all of a stage do."""
-    like = stage[0]
-    operands = [x]
-    if stage is family.stages[0]:
-        operands.append(_joined(new, [node.inputs[1] for node in stage], family.weights))
-        if like.input(2) is not None:
-            operands.append(_joined(new, [node.inputs[2] for node in stage], -1))
-    elif len(like.inputs) == 2:
-        slot, axis = stage_constants(family, stage) or (1, -1)
-        operands.insert(slot, _joined(new, [node.inputs[slot] for node in stage], axis))
-    made: Value = new.make(like.op, *operands, like=like, type_of=like.output)
-    shape = like.output.shape
-    if shape is not None and len(shape) > 1:
-        dims = list(shape)
-        dims[family.axis] = sum(family.sizes)
-        made.set_shape(tuple(dims))
-    return made
+def _is_full(node: Node) -> bool:
+    """Whether its channels fill the kernel's blocks, as many as it takes in one pass: it gains nothing by siblings."""
+    return node.op == "Conv" and family_of([node]).sizes[0] % FULL == 0
 
 
-def _joined(new: Builder, values: list[Value | None], axis: int) -> Value:
-    known = [value for value in values if value is not None]
-    arrays = [value.numpy() for value in known]
-    if axis == -1:
-        arrays = [array.reshape(-1) if array.ndim == 2 and len(array) == 1 else array for array in arrays]
-    return new.constant(np.concatenate(arrays, axis), like=known[0])
-
-
-def _split(family: Family, new: Builder, merged: Value) -> list[Value]:
-    sizes, opset, count = family.sizes, family.first.graph.opset(), len(family.sizes)
-    axis = family.axis
-    if opset < 11 and axis < 0:
-        axis += merged.rank or 0
-    if opset < 13:
-        made = new.make("Split", merged, n_out=count, axis=axis, split=sizes)
-    else:
-        made = new.make("Split", merged, new.constant(np.array(sizes, np.int64), "sizes"), n_out=count, axis=axis)
-    for value, tail in zip(made, family.tails, strict=True):
-        value.set_type(tail.type)
-    return list(made)
+def _gain(family: Family, target: str, split: bool) -> float:
+    op, sizes = family.first.op, family.sizes
+    if op == "ConvTranspose":
+        weight = family.first.inputs[1]
+        return gain_of_merging_transposed(target, sizes, weight.numpy().shape[2:] if weight is not None else ())
+    return gain_of_merging(op, target, sizes, family.reduction, split)

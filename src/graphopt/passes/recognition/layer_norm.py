@@ -2,11 +2,13 @@
 LayerNormalization(x, 1) * g   ==   LayerNormalization(x, g)
 LayerNormalization(x, g) + b   ==   LayerNormalization(x, g, b)
 
-From opset 17 on. ONNX Runtime (1.31) makes the same of one spelling (Pow, Sqrt, Div, scale and bias); before opset 17
-the others are spelled like that. Measured, one thread: 2.0 times (197 x 128), 1.7 (8 x 128); the error is not larger.
+From opset 17 on. ONNX Runtime (1.31) makes the same of one spelling (Pow, Sqrt, Div, scale and bias, both there);
+before opset 17 the others are spelled like that, with ones or zeros where scale or bias is missing. Measured, one
+thread: 2.0 times (197 x 128), 1.7 (8 x 128); the error is not larger.
 
 Spellings: d * d or Pow(d, 2); a quotient by the root, or a product with Reciprocal or 1 / root; Sqrt, Pow(., 0.5) or
-Pow(., -0.5); axes as attribute or input; scale and bias in any shape that fits, or left out.
+Pow(., -0.5); axes as attribute or input; scale and bias in any shape that fits, or left out; the scale
+behind, or on 1 / root.
 
 Guards: float32; both means over the same axes, the last ones, which stay as 1; one number >= 0 as epsilon; the size of
 the normalized axes known; scale and bias constant, one number for each element of these axes.
@@ -14,31 +16,47 @@ the normalized axes known; scale and bias constant, one number for each element 
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
+from graphopt.ir import Value
 from graphopt.passes.recognition._forms import is_float, reduced
-from graphopt.passes.recognition._norms import SEEN, epsilon, last_axes, normalized, per_element
+from graphopt.passes.recognition._norms import (
+    epsilon,
+    follows,
+    is_seen,
+    last_axes,
+    normalized,
+    per_element,
+    scaled,
+    scaled_within,
+    spelled,
+)
 from graphopt.passes.simplify._facts import static
-from graphopt.rewrite import Builder, Match, P, const, maybe, refuse, rule
+from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, refuse, rule
 from graphopt.rewrite.rule import Outcome
 
-NORMED = normalized(P.Sub("x", P.ReduceMean("x", maybe(const("axes"))).as_("mean")).as_("centred"))
+MEAN = P.ReduceMean("x", maybe(const("axes"))).as_("mean")
+CENTRED = P.Sub("x", MEAN).as_("centred")
+NORMED = normalized(CENTRED)
 LAYER_NORM = P.LayerNormalization("x", const("g"), maybe(const("b"))).as_("norm")
 
 
-@rule("recognize-layer-norm", *NORMED, opset=">=17", targets=["onnx", "onnxruntime"])
+@rule("recognize-layer-norm", *NORMED, scaled_within(CENTRED), opset=">=17", targets=["onnx", "onnxruntime"])
 def recognize_layer_norm(m: Match, new: Builder) -> Outcome:
-    """A normalization written out becomes LayerNormalization, with a scale of ones."""
-    axis, eps = _axis(m), epsilon(m)
-    if axis is None or eps is None:
-        return refuse("the means are not over the last axes, or the epsilon is not one number that is not negative")
-    if not is_float(m.x):
-        return refuse("this is not proven to be float32")
+    """A normalization written out becomes LayerNormalization, with a scale of ones where it has none."""
+    axis = layer_axis(m)
+    if isinstance(axis, Refusal):
+        return axis
     dims = static(m.x.shape[axis:])
     if dims is None:
         return refuse("the size of the normalized axes is not known")
-    ones = new.constant(np.ones(dims, np.float32), "ones")
-    return new.LayerNormalization(m.x, ones, axis=axis - m.x.rank, epsilon=eps, type_of=m.x)
+    scale = np.ones(dims, np.float32) if m.get("g") is None else per_element(m.g, m.x, axis)
+    if scale is None:
+        return refuse("the scale is not one number for each normalized element")
+    made = new.constant(scale, "ones", like=m.get("g"))
+    return new.LayerNormalization(m.x, made, axis=axis - m.x.rank, epsilon=epsilon(m), type_of=m.x)
 
 
 @rule("layer-norm-scale", P.Mul(LAYER_NORM, const("c")), opset=">=17")
@@ -57,33 +75,54 @@ def layer_norm_bias(m: Match, new: Builder) -> Outcome:
 
 @rule(
     "spell-layer-norm",
-    *(P.Add(P.Mul(form, const("g")), const("b")) for form in NORMED),
+    *(P.Add(form, const("b")) for form in scaled(CENTRED)),
     opset=">=7,<17",
     targets=["onnx", "onnxruntime"],
     measure="order",
 )
 def spell_layer_norm(m: Match, new: Builder) -> Outcome:
     """A normalization written out is spelled as ONNX Runtime recognises it."""
-    if tuple(node.op for node in (m.square, m.get("deviation"), m.quotient) if node is not None) == SEEN:
+    if is_seen(m):
         return None
-    axis = _axis(m)
-    if axis is None or epsilon(m) is None:
-        return refuse("the means are not over the last axes, or the epsilon is not one number that is not negative")
-    if not is_float(m.x):
-        return refuse("this is not proven to be float32")
+    axis = layer_axis(m)
+    if isinstance(axis, Refusal):
+        return axis
     scale, bias = per_element(m.g, m.x, axis), per_element(m.b, m.x, axis)
     if scale is None or bias is None:
         return refuse("scale or bias is not one number for each normalized element, whose number is known")
-    square = new.Pow(m.centred.output, new.constant(np.array(2, np.float32), "two"), type_of=m.x)
-    root = new.Sqrt(new.Add(new.ReduceMean(square, m.var.input(1), like=m.var), m.eps))
-    quotient = new.Div(m.centred.output, root, type_of=m.x)
-    return new.Add(new.Mul(quotient, new.constant(scale, like=m.g), type_of=m.x), new.constant(bias, like=m.b))
+    product = new.Mul(spelled(m, new, m.centred.output), new.constant(scale, like=m.g), type_of=m.x)
+    return new.Add(product, new.constant(bias, like=m.b), type_of=m.x)
 
 
-def _axis(m: Match) -> int | None:
-    """The first normalized axis, if both means are over the same ones."""
+@rule(
+    "complete-layer-norm", *NORMED, *scaled(CENTRED), opset=">=7,<17", targets=["onnx", "onnxruntime"], measure="order"
+)
+def complete_layer_norm(m: Match, new: Builder) -> Outcome:
+    """A normalization written out without scale or bias gets one of ones or zeros, by which ONNX Runtime knows it."""
+    axis = layer_axis(m)
+    if isinstance(axis, Refusal):
+        return axis
+    scale = None if m.get("g") is None else per_element(m.g, m.x, axis)
+    output = m.root.output
+    biased = follows(output, "Add", m.x, axis) is not None
+    if follows(output, "Mul", m.x, axis) is not None or (scale is not None and biased):
+        return None
+    dims = static(m.x.shape[axis:])
+    if dims is None or (m.get("g") is not None and scale is None):
+        return refuse("the scale is not one number for each normalized element, or their number is not known")
+    if prod(dims) == 1:  # the runtime drops a factor of one element, and takes what is behind it for the scale
+        return refuse("what is normalized has one element")
+    factor = new.constant(np.ones(dims, np.float32), "ones") if scale is None else new.constant(scale, like=m.g)
+    product: Value = new.Mul(spelled(m, new, m.centred.output), factor, type_of=m.x)
+    return product if biased else new.Add(product, new.constant(np.zeros(dims, np.float32), "zeros"), type_of=m.x)
+
+
+def layer_axis(m: Match) -> int | Refusal:
+    """The first normalized axis, if both means are over the same ones, and all else is as LayerNorm wants it."""
     axis = last_axes(m)
-    return axis if axis is not None and reduced(m.mean, m.x) == tuple(range(axis, m.x.rank)) else None
+    if axis is None or reduced(m.mean, m.x) != tuple(range(axis, m.x.rank)) or epsilon(m) is None:
+        return refuse("the means are not over the last axes, or the epsilon is not one number that is not negative")
+    return axis if is_float(m.x) else refuse("this is not proven to be float32")
 
 
 def _absorb(m: Match, new: Builder, slot: int) -> Outcome:

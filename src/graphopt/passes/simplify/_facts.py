@@ -3,57 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 from onnx import TensorProto
 
+from graphopt.analysis.shapes import shapes_of
+from graphopt.analysis.sizes.operands import LONGEST, axis_of, ints, normalize, option
 from graphopt.ir import NDArray, Node, Shape, Value
 
-LONGEST = 256  # elements of a list of axes, pads or sizes; anything longer is data
+__all__ = [
+    "INTEGERS",
+    "LONGEST",
+    "axis_of",
+    "equal",
+    "every_pad",
+    "filled_with",
+    "fits_into",
+    "ints",
+    "is_true",
+    "keeps_apart",
+    "normalize",
+    "option",
+    "same_elements",
+    "same_shape",
+    "static",
+    "vector",
+]
 
 INTEGERS = frozenset(getattr(TensorProto, name) for name in "INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64".split())
-
-
-def ints(value: Value | None) -> tuple[int, ...] | None:
-    """The elements of a short constant of integers, flattened; None for anything else.
-
-    >>> ints(None) is None
-    True
-    """
-    if value is None or not value.is_const:
-        return None
-    shape = value.shape
-    if shape is not None and prod(d for d in shape if isinstance(d, int)) > LONGEST:
-        return None
-    array = value.numpy()
-    if array.dtype.kind not in "iu" or array.size > LONGEST:
-        return None
-    return tuple(array.reshape(-1).tolist())
-
-
-def option(node: Node, name: str, slot: int) -> tuple[int, ...] | None:
-    """A list of integers that older opsets take as attribute and newer ones as input; () where it is left out, None
-    where it is not constant."""
-    if name in node.attributes:
-        given = node.attr(name)
-        return tuple(given) if isinstance(given, tuple) else (int(given),)
-    value = node.input(slot)
-    return () if value is None else ints(value)
-
-
-def normalize(axes: Sequence[int] | None, rank: int | None) -> tuple[int, ...] | None:
-    """Axes counted from the front, in the order given; None where the rank is not known or they do not fit it.
-
-    >>> normalize((-1, 0), 3), normalize((3,), 3)
-    ((2, 0), None)
-    """
-    if axes is None or rank is None:
-        return None
-    front = tuple(axis + rank if axis < 0 else axis for axis in axes)
-    if any(not 0 <= axis < rank for axis in front) or len(set(front)) != len(front):
-        return None
-    return front
 
 
 def every_pad(node: Node, rank: int | None) -> tuple[int, ...] | None:
@@ -68,19 +45,6 @@ def every_pad(node: Node, rank: int | None) -> tuple[int, ...] | None:
     for place, axis in enumerate(axes):
         full[axis], full[rank + axis] = pads[place], pads[place + len(axes)]
     return tuple(full)
-
-
-def axis_of(node: Node, rank: int | None, default: int = 0) -> int | None:
-    """The attribute `axis`, counted from the front where the rank is known; None where it may not fit.
-
-    Without a rank only an axis counted from the front is certain.
-    """
-    axis = node.attr("axis")
-    axis = default if axis is None else int(axis)
-    if rank is None:
-        return axis if axis >= 0 else None
-    axis = axis + rank if axis < 0 else axis
-    return axis if 0 <= axis < rank else None
 
 
 def static(shape: Shape | None) -> tuple[int, ...] | None:
@@ -102,25 +66,22 @@ def equal(a: object, b: object) -> bool:
 
 def same_shape(a: Value, b: Value) -> bool:
     """Whether two values certainly have the same shape."""
-    first, second = a.shape, b.shape
-    if first is None or second is None or len(first) != len(second):
+    return a.shape is not None and b.shape is not None and shapes_of(a).same_shape(a, b)
+
+
+def same_elements(x: Value, y: Value) -> bool:
+    """Whether two values of equal element counts (a reshape's two sides) certainly have the same shape: all dims are
+    equal, or all but one, and those are positive."""
+    shapes = shapes_of(x)
+    if x.shape is None or y.shape is None or not shapes.may_be_same(x, y):
         return False
-    return all(map(equal, first, second))
-
-
-def same_elements(x: Shape | None, y: Shape | None) -> bool:
-    """Whether two shapes of equal element counts (a reshape's two sides) are certainly equal: all dims are, or all but
-    one, and those are positive numbers.
-
-    >>> same_elements((2, "N"), (2, None)), same_elements(("B", "N"), ("B", None))
-    (True, False)
-    """
-    if x is None or y is None or len(x) != len(y):
+    before, after = shapes.dims(x), shapes.dims(y)
+    if before is None or after is None or len(before) != len(after):
         return False
-    unknown = [i for i, (a, b) in enumerate(zip(x, y, strict=True)) if not equal(a, b)]
+    unknown = [axis for axis, (a, b) in enumerate(zip(before, after, strict=True)) if not shapes.equal(a, b)]
     if len(unknown) > 1:
         return False
-    return not unknown or all(isinstance(d, int) and d > 0 for i, d in enumerate(x) if i != unknown[0])
+    return not unknown or all(shapes.positive(size) for axis, size in enumerate(before) if axis != unknown[0])
 
 
 _APART = {("Pad", "MaxPool"), ("Pad", "AveragePool"), ("DequantizeLinear", "QuantizeLinear")}
@@ -135,14 +96,9 @@ def keeps_apart(node: Node) -> bool:
 
 def fits_into(value: Value, into: Value) -> bool:
     """Whether broadcasting `value` against `into` certainly leaves the shape of `into` as it is."""
-    small, large = value.shape, into.shape
-    if small is None:
-        return False
-    if not small:
-        return True
-    if large is None or len(small) > len(large):
-        return False
-    return all(a == 1 or equal(a, b) for a, b in zip(reversed(small), reversed(large), strict=False))
+    if value.shape is None or (into.shape is None and value.shape):
+        return False  # it has not been inferred yet, in most cases: rules are asked again then
+    return shapes_of(into).fits_into(value, into)
 
 
 def filled_with(value: Value, number: float) -> bool:

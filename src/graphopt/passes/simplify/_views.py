@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from graphopt.analysis.shapes import Shapes, Size
 from graphopt.ir import Node, Value
-from graphopt.passes.simplify._facts import equal, vector
+from graphopt.passes.simplify._facts import vector
 from graphopt.rewrite import Builder
 
 VIEWS = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
-def target_of(x: Sequence[Any] | None, out: Sequence[Any] | None) -> tuple[int, ...] | None:
-    """The constant with which Reshape makes `out` of x, or None where it takes more than one unknown dim. Dims are
-    numbers, or whatever names a size (equal where the sizes certainly are), or None.
+def target_of(x: Sequence[Size] | None, out: Sequence[Size] | None, shapes: Shapes) -> tuple[int, ...] | None:
+    """The constant with which Reshape makes `out` of x; None where it takes more than one dim that is neither a number
+    nor one of x.
 
-    A dim that x has at the same place is copied (0); one unknown dim may be left to the runtime (-1) if all others are
-    positive numbers: next to a dim of size 0 it would be an error.
-
-    >>> target_of(("N", 4, 5), ("N", 20)), target_of(("N", 4, 5), ("M", 5)), target_of(("N", "M"), ("M", "N"))
-    ((0, 20), (-1, 5), None)
+    A dim that x has at the same place is copied (0); one other may be left to the runtime (-1) if all others are
+    certainly positive: next to a dim of size 0 it would be an error.
     """
     if x is None or out is None:
         return None
     target: list[int] = []
     for index, dim in enumerate(out):
-        copied = index < len(x) and equal(dim, x[index])
+        copied = index < len(x) and shapes.equal(dim, x[index])
         if isinstance(dim, int) and (dim > 0 or copied):
             target.append(dim)
         elif dim == 0:
             return None
         else:
             target.append(0 if copied else -1)
-    unknown = target.count(-1)
-    if unknown > 1 or (unknown == 1 and 0 in target):
+    if target.count(-1) > 1:
+        return None
+    if -1 in target and not all(shapes.positive(dim) for dim, size in zip(out, target, strict=True) if size == 0):
         return None
     return tuple(target)
 

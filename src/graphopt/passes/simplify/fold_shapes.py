@@ -1,7 +1,7 @@
 """Shape computations that come out as numbers, or as something that is there already.
 
-Dims are carried through Shape, Gather, Slice, Concat, arithmetic, comparisons and the like as numbers and polynomials
-over the symbols of the inputs (a symbol is one size, at least 0). Then
+Dims are carried through Shape, Gather, Slice, Concat, arithmetic, comparisons and the like as numbers and expressions
+in the symbols of the inputs (a symbol is one size, at least 0; at least 1 where the model fails for 0). Then
 
 - a tensor whose elements are all known   ==   a constant;
 - a tensor with the same elements as one computed before   ==   that one;
@@ -24,12 +24,14 @@ from onnx import TensorProto, helper
 
 from graphopt.analysis.local import is_made_up, tells_more
 from graphopt.analysis.shapes import ensure_types, note_news
+from graphopt.analysis.sizes import dims as _dims
+from graphopt.analysis.sizes import lists as _lists
+from graphopt.analysis.sizes.facts import Facts, List
+from graphopt.analysis.sizes.interface import keep
+from graphopt.analysis.sizes.poly import Size, TooLarge
 from graphopt.ir import Dim, Graph, Model, Node, Value
 from graphopt.passes.base import Pass
-from graphopt.passes.simplify import _dims
 from graphopt.passes.simplify._facts import normalize, option, vector
-from graphopt.passes.simplify._poly import Size, TooLarge
-from graphopt.passes.simplify._sizes import Facts, List
 from graphopt.rewrite import Context
 from graphopt.rewrite.builder import mark, sources_of
 from graphopt.rewrite.sweep import is_opaque, sweep
@@ -58,22 +60,23 @@ class FoldShapes(Pass):
                 _refresh(model)
                 return  # what depends on constants alone is for constant folding
             ensure_types(model)
-            facts, count, known = Facts(self.nonempty), ctx.count, model.facts["types"]
+            facts, count, known = Facts(model, self.nonempty), ctx.count, model.facts["types"]
+            visited: set[Node] = set()
             for graph in graphs:
-                for value in graph.inputs:
-                    facts.given.update(dim for dim in value.shape or () if isinstance(dim, str))
-            for graph in graphs:
-                _Scope(graph, facts, ctx).run()
-            if known == model.version and not number:
+                _Scope(graph, facts, ctx, visited).run()
+            done = known == model.version and not number
+            news = [] if done else _tell(model, graphs, facts)  # the last inference knew less
+            if not self.nonempty:
+                keep(model, facts, visited)  # rules ask the same
+            again = facts.settle_claims(model)
+            if done and not again:
                 return
-            news = _tell(model, graphs, facts)  # the last inference knew less
-            if number and ctx.count == count:
-                model.facts["types"] = model.version
+            if (not number or ctx.count != count) and tells_more(model, _changed(model, known, news, facts)):
+                model.facts.pop("types", None)  # more can be inferred now
+                continue
+            model.facts["types"] = model.version
+            if not again:
                 return
-            if not tells_more(model, _changed(model, known, news, facts)):
-                model.facts["types"] = model.version
-                return
-            model.facts.pop("types", None)  # more can be inferred now
 
 
 def _refresh(model: Model) -> None:
@@ -145,16 +148,17 @@ def _spelled(size: Size, facts: Facts) -> Dim:
 
 
 class _Scope:
-    def __init__(self, graph: Graph, facts: Facts, ctx: Context):
-        self.graph, self.facts, self.ctx = graph, facts, ctx
+    def __init__(self, graph: Graph, facts: Facts, ctx: Context, visited: set[Node]):
+        self.graph, self.facts, self.ctx, self.visited = graph, facts, ctx, visited
         self.seen: dict[Any, Value] = {}  # elements and dtype -> the first value that has them
 
     def run(self) -> None:
         for node in self.graph:
             if not node.alive or not node.outputs:
                 continue
+            self.visited.add(node)
             _dims.visit(node, self.facts)
-            self.facts.visit(node)
+            _lists.visit(node, self.facts)
             found = self.facts.lists.get(node.output)
             if found is not None and self.settle(node, found):
                 continue
@@ -279,7 +283,8 @@ def target_of(
     what comes out.
     """
     target: list[int] = []
-    unknown, all_positive = 0, True
+    copied: list[Size | None] = []
+    unknown = 0
     for axis, size in enumerate(sizes or ()):
         old = dims[axis] if axis < len(dims) else None
         if size == 0 and (keep_zeros or (old != 0 and not literal)):
@@ -288,11 +293,13 @@ def target_of(
             target.append(size)
         elif size == 0 or (size is not None and size == old):
             target.append(0)
-            all_positive = all_positive and old is not None and facts.is_positive(old)
+            copied.append(old)
         else:
             unknown += 1
             target.append(-1)
-    if sizes is None or target.count(-1) > 1 or (unknown and not all_positive):
+    if sizes is None or target.count(-1) > 1:
+        return None
+    if unknown and not all(old is not None and facts.terms.is_positive(old) for old in copied):
         return None
     return tuple(target)
 

@@ -8,8 +8,9 @@ names no axis and no dim is 1 (an empty list of axes is read in two ways by runt
 
 from __future__ import annotations
 
-from graphopt.ir import Node, Shape, Value
-from graphopt.passes.simplify._facts import equal, ints, keeps_apart, option, same_elements, same_shape
+from graphopt.analysis.shapes import shapes_of
+from graphopt.ir import Node, Value
+from graphopt.passes.simplify._facts import ints, keeps_apart, option, same_elements, same_shape
 from graphopt.rewrite import Builder, Match, P, maybe, refuse, rule
 from graphopt.rewrite.rule import Outcome
 
@@ -17,23 +18,24 @@ from graphopt.rewrite.rule import Outcome
 @rule("eliminate-reshape", P.Reshape("x", maybe("shape")).as_("node"))
 def eliminate_reshape(m: Match, new: Builder) -> Outcome:
     """Removes a Reshape to the shape that its input has."""
-    before, after = m.x.shape, m.node.output.shape
-    if before is None or after is None or len(before) != len(after):
+    x, result = m.x, m.node.output
+    if x.shape is None or result.shape is None or not shapes_of(x).may_be_same(x, result):
         return None
     target = option(m.node, "shape", 1)
     if target is not None and not any(target) and keeps_apart(m.node):
         return refuse("it keeps ONNX Runtime from merging its neighbours")
-    if same_elements(before, after):
-        return m.x
-    return m.x if _inferred(m.node, before, after) else None
+    return x if same_elements(x, result) or _inferred(m.node, x) else None
 
 
-def _inferred(node: Node, before: Shape, after: Shape) -> bool:
+def _inferred(node: Node, x: Value) -> bool:
     """The only dim that may differ is the one written as -1: with the others equal it cannot."""
-    target = option(node, "shape", 1)
-    if target is None or len(target) != len(before):
+    shapes = shapes_of(x)
+    target, before, after = shapes.elements(node.input(1)), shapes.dims(x), shapes.dims(node.output)
+    if "shape" in node.attributes:
+        target = option(node, "shape", 1)
+    if target is None or before is None or after is None or not len(target) == len(before) == len(after):
         return False
-    return all(size == -1 or equal(a, b) for size, a, b in zip(target, before, after, strict=True))
+    return all(size == -1 or shapes.equal(a, b) for size, a, b in zip(target, before, after, strict=True))
 
 
 @rule("eliminate-flatten", P.Flatten("x").as_("node"))
@@ -41,15 +43,17 @@ def eliminate_flatten(m: Match, new: Builder) -> Outcome:
     """Removes a Flatten of what is a matrix already."""
     if m.x.rank == 2 and m.node.attr("axis") in (1, -1):
         return m.x
-    return m.x if same_elements(m.x.shape, m.node.output.shape) else None
+    return m.x if same_elements(m.x, m.node.output) else None
 
 
 @rule("eliminate-squeeze", P.Squeeze("x", maybe("axes")).as_("node"))
 def eliminate_squeeze(m: Match, new: Builder) -> Outcome:
     """Removes a Squeeze of every axis of size 1 where there is none."""
-    if m.axes is not None or "axes" in m.node.attributes or m.x.shape is None:
+    if m.axes is not None or "axes" in m.node.attributes:
         return None
-    return m.x if all(isinstance(dim, int) and dim != 1 for dim in m.x.shape) else None
+    shapes = shapes_of(m.x)
+    dims = shapes.dims(m.x)
+    return m.x if dims is not None and all(size == 0 or shapes.at_least(size, 2) for size in dims) else None
 
 
 @rule("eliminate-expand", P.Expand("x", "shape").as_("node"))

@@ -1,14 +1,15 @@
 """Resize(x) and Upsample(x) to the same size   ==   x: scales all exactly 1, or sizes that are the dims of x.
 
 At scale 1 every coordinate transform maps a pixel onto itself, so that each mode reads that pixel alone (ONNX Runtime
-copies the tensor). Guards: tf_crop_and_resize crops; tf_half_pixel_for_nn shifts by half a pixel; scales and sizes must
-be constant; sizes must be complete or name their axes, and the dims must be numbers.
+copies the tensor). Guards: tf_crop_and_resize crops; tf_half_pixel_for_nn shifts by half a pixel; scales must be
+constant, sizes constant or certainly the dims; sizes must be complete or name their axes.
 """
 
 from __future__ import annotations
 
+from graphopt.analysis.shapes import shapes_of
 from graphopt.ir import Node, Value
-from graphopt.passes.simplify._facts import filled_with, ints, normalize
+from graphopt.passes.simplify._facts import filled_with, normalize
 from graphopt.rewrite import Builder, Match, P, refuse, rest, rule
 from graphopt.rewrite.rule import Outcome
 
@@ -36,10 +37,11 @@ def _is_same(node: Node, x: Value) -> bool:
     scales, sizes = node.input(1 if two_inputs else 2), None if two_inputs else node.input(3)
     if scales is not None and scales.is_const and scales.numpy().size:
         return filled_with(scales, 1)
-    target = ints(sizes)
-    if not target or x.shape is None:
+    shapes = shapes_of(x)
+    target, dims = shapes.elements(sizes), shapes.dims(x)
+    if not target or dims is None:
         return False
-    axes = normalize(node.attr("axes") or tuple(range(len(x.shape))), len(x.shape))
+    axes = normalize(node.attr("axes") or tuple(range(len(dims))), len(dims))
     if axes is None or len(axes) != len(target) or node.attr("keep_aspect_ratio_policy") not in (None, "stretch"):
         return False
-    return [x.shape[axis] for axis in axes] == list(target)
+    return shapes.all_equal(tuple([dims[axis] for axis in axes]), target)

@@ -4,12 +4,14 @@ All is taken where each step is 1 and the result certainly has the shape of x, o
 it means 0) and each end is the dim, or at least 2^31 - 1.
 
 Two slices merge if they cut different axes; or the same axis with steps of 1 and starts and ends that count from the
-front, where the sum of the starts and the nearer end do the same, whatever the size (a slice stops at the border).
+front, where the sum of the starts and the nearer end do the same, whatever the size (a slice stops at the border); what
+counts from the end of a dim of known size is taken from the front.
 Guards: starts, ends, axes and steps must be constant; the inner slice is read by nothing else.
 """
 
 from __future__ import annotations
 
+from graphopt.analysis.shapes import shapes_of
 from graphopt.ir import Node, Value
 from graphopt.passes.simplify._facts import option, same_shape, vector
 from graphopt.rewrite import Builder, Match, P, refuse, rest, rule
@@ -46,18 +48,14 @@ def _takes_all(cut: Cut, size: int | None) -> bool:
 @rule("eliminate-slice", P.Slice("x", rest("operands")).as_("node"))
 def eliminate_slice(m: Match, new: Builder) -> Outcome:
     """Removes a Slice that takes every element."""
-    if same_shape(m.x, m.node.output):
-        steps = option(m.node, "steps", 4)
-        return m.x if steps is not None and all(step == 1 for step in steps) else None
-    cuts = cuts_of(m.node, m.x)
-    if cuts is None:
+    cuts, shape = cuts_of(m.node, m.x), m.x.shape or ()
+    sizes = {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
+    if cuts is not None and all(_takes_all(cut, sizes.get(axis)) for axis, cut in cuts.items()):
+        return m.x
+    steps = option(m.node, "steps", 4)
+    if steps is None or any(step != 1 for step in steps) or (cuts is not None and shape != m.node.output.shape):
         return None
-    shape = m.x.shape or ()
-    for axis, cut in cuts.items():
-        size = shape[axis] if axis < len(shape) else None
-        if not _takes_all(cut, size if isinstance(size, int) else None):
-            return None
-    return m.x
+    return m.x if same_shape(m.x, m.node.output) else None
 
 
 @rule("compose-slices", P.Slice(P.Slice("x", rest("a")).as_("inner"), rest("b")).as_("outer"))
@@ -71,11 +69,22 @@ def compose_slices(m: Match, new: Builder) -> Outcome:
         if axis not in cuts:
             cuts[axis] = cut
             continue
-        both = _both(cuts[axis], cut)
+        both = _both(_from_front(cuts[axis], m.x, axis), _from_front(cut, m.inner.output, axis))
         if both is None:
             return refuse("both cut the same axis, counting from its end or with steps")
         cuts[axis] = both
     return make_slice(new, m.x, cuts, m.outer)
+
+
+def _from_front(cut: Cut, value: Value, axis: int) -> Cut:
+    """The same cut with a start and an end that count from the front, where the size of the dim is a number."""
+    if cut[2] != 1 or min(cut[:2]) >= 0:
+        return cut
+    size = shapes_of(value).dim(value, axis)
+    if not isinstance(size, int):
+        return cut
+    start, end, _ = slice(cut[0], cut[1], 1).indices(size)
+    return start, max(start, end), 1
 
 
 def _both(a: Cut, b: Cut) -> Cut | None:

@@ -1,13 +1,13 @@
 """Split(x) into one part   ==   x;  Split(Concat(a, b)) along the same axis into the sizes of a and b   ==   a, b.
 
-Guards of the second: the sizes along the axis must be numbers, and the same one by one. The Concat may have other
-readers.
+Guards of the second: the sizes along the axis are certainly the same one by one, numbers or not; where the Split is
+given none, the parts joined are all of one size. The Concat may have other readers.
 """
 
 from __future__ import annotations
 
-from graphopt.ir import Node, Value
-from graphopt.passes.simplify._facts import axis_of, option, static
+from graphopt.analysis.shapes import shapes_of
+from graphopt.passes.simplify._facts import axis_of, option
 from graphopt.rewrite import Builder, Match, P, refuse, rest, rule
 from graphopt.rewrite.rule import Outcome
 
@@ -30,23 +30,12 @@ def split_of_concat(m: Match, new: Builder) -> Outcome:
         return None
     if len(parts) != len(m.node.outputs):
         return None
-    lengths = [_size(part, axis) for part in parts]
-    if None in lengths or lengths != _sizes(m.node, lengths):
+    shapes = shapes_of(m.concat)
+    lengths = [shapes.dim(part, axis) for part in parts]
+    given = option(m.node, "split", 1)
+    sizes = given if given is not None else shapes.elements(m.node.input(1))
+    if sizes == ():  # parts of one size, the last of which may be smaller
+        sizes = (lengths[0],) * len(parts)
+    if sizes is None or len(sizes) != len(lengths) or not all(map(shapes.equal, lengths, sizes)):
         return refuse("the sizes of the parts joined and of those split off are not certainly the same")
     return tuple(parts)
-
-
-def _size(part: Value, axis: int) -> int | None:
-    size = part.shape[axis] if part.shape is not None else None
-    return size if isinstance(size, int) else None
-
-
-def _sizes(node: Node, lengths: list[int | None]) -> list[int] | None:
-    """The sizes of the split; even ones where none are given and it goes even."""
-    given = option(node, "split", 1)
-    if given is None:
-        return None
-    if given:
-        return list(given)
-    total = sum(static(tuple(lengths)) or ())
-    return [total // len(lengths)] * len(lengths) if total % len(lengths) == 0 else None

@@ -3,15 +3,16 @@
 They all keep the elements in order, so that the last shape alone counts: v2(v1(x)) == Reshape(x, shape of the result).
 Squeeze(Unsqueeze(x)) over the same axes == x, and the other way round; two Squeezes or two Unsqueezes are one.
 
-Guards: the result's shape must be known but for one dim, or come from x at the same place, or be written in the second
-Reshape without 0 (a 0 copies a dim of what lies between, which must then be the dim of x at that place); a -1 is only
-made next to positive numbers. The inner view may have other readers.
+Guards: the result's shape must be known but for one dim, or come from x at the same place, or be given to the second
+Reshape (written or computed) without 0: a 0 copies a dim of what lies between, which must then be the dim of x at that
+place. A -1 is only made next to positive sizes. The inner view may have other readers.
 """
 
 from __future__ import annotations
 
+from graphopt.analysis.shapes import shapes_of
 from graphopt.ir import Node, Value
-from graphopt.passes.simplify._facts import equal, normalize, option, same_elements, vector
+from graphopt.passes.simplify._facts import normalize, option, same_elements, vector
 from graphopt.passes.simplify._views import VIEWS, make_squeeze, target_of
 from graphopt.rewrite import Builder, Match, P, maybe, refuse, rule
 from graphopt.rewrite.rule import Outcome
@@ -22,12 +23,13 @@ INNER = P.op(*VIEWS)("x", maybe("a")).as_("inner").shared()
 @rule("compose-views", P.op(*VIEWS)(INNER, maybe("b")).as_("outer"), opset=">=5")
 def compose_views(m: Match, new: Builder) -> Outcome:
     x, inner, outer = m.x, m.inner, m.outer
-    if same_elements(x.shape, outer.output.shape):
+    if same_elements(x, outer.output):
         return x
     merged = _axes(x, inner, outer)
     if merged is not None:
         return make_squeeze(new, x, merged, outer, outer.op) if merged else x
-    target = target_of(x.shape, outer.output.shape)
+    shapes = shapes_of(x)
+    target = target_of(shapes.dims(x), shapes.dims(outer.output), shapes)
     if target is not None:
         return new.Reshape(x, new.constant(vector(target), "shape"), name=outer.name or None)
     if outer.op == "Reshape" and _is_own(x, inner, outer):
@@ -39,12 +41,15 @@ def _is_own(x: Value, inner: Node, outer: Node) -> bool:
     """Whether the second Reshape's operand means the same for x as for what lies between."""
     if outer.attr("allowzero", 0):
         return True
-    target = option(outer, "shape", 1)
+    shapes, written = shapes_of(x), option(outer, "shape", 1)
+    target = written if written is not None else shapes.elements(outer.input(1))
     if target is None:
         return False
-    between, before = inner.output.shape or (), x.shape or ()
+    between, before = shapes.dims(inner.output) or (), shapes.dims(x) or ()
     for index, size in enumerate(target):
-        if size == 0 and not (index < len(before) and index < len(between) and equal(before[index], between[index])):
+        if size == -1 or (isinstance(size, int) and size != 0) or shapes.positive(size):
+            continue
+        if not (index < len(before) and index < len(between) and shapes.equal(before[index], between[index])):
             return False
     return True
 

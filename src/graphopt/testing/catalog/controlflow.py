@@ -102,8 +102,50 @@ def _state(c: Call) -> Var:
     return c.draft.input(c.chooser.pick(types[:2]), sizes(c.chooser, c.chooser.pick((2, 1, 0))))
 
 
+def _counting(c: Call) -> list[Var]:
+    """A loop that takes row after row of a tensor, up to a limit, and passes a matrix on from trip to trip."""
+    kinds = (TensorProto.FLOAT, TensorProto.DOUBLE)
+    fits = [v for v in c.draft.values if v.shape and v.shape[0] and v.kind == "tensor" and v.dtype in kinds]
+    rows = c.chooser.pick(fits[::-1]) if fits and c.chooser.chance(50) else None
+    if rows is None:
+        rows = c.draft.input(kinds[0], (c.chooser.pick((3, 2, 1)), *c.chooser.pick(((1, 2), (2,), ()))))
+    assert rows.shape is not None
+    length, *item = rows.shape
+    columns = item[-1] if item else 1
+    limit = c.draft.constant(np.array(length, np.int64))
+    states = [c.draft.constant(np.array(0, np.int64)), c.draft.constant(np.zeros(item), rows.dtype)]
+    states.append(c.draft.constant(c.chooser.array(rows.dtype, (columns, columns)), rows.dtype))
+    if c.chooser.chance(40):
+        states[2] = c.draft.node("Neg", [states[2]])[0]
+    body = c.draft.body()
+    body.declare(TensorProto.INT64, ())
+    body.declare(TensorProto.BOOL, ())
+    index, total, matrix = (body.declare(state.dtype, state.shape or ()) for state in states)
+    [row] = body.node("Gather", [rows, index], axis=0)
+    for _ in range(c.chooser.pick((1, 2, 0))):
+        op = c.chooser.pick(("MatMul", "Neg", "Mul", "Cast") if item else ("Neg", "Mul", "Cast"))
+        if op == "Cast":
+            [row] = body.node("Cast", [row], to=rows.dtype)
+        else:
+            other = {"MatMul": [matrix], "Mul": [body.constant(np.array(2), rows.dtype)]}.get(op, [])
+            [row] = body.node(op, [row, *other])
+    [following] = body.node("Add", [index, body.constant(np.array(1, np.int64))])
+    [going] = body.node("Less", [following, limit])
+    for var in (going, following, body.node("Add", [total, row], shape=tuple(item))[0], matrix):
+        body.output(var)
+    scans = _scanned(c, body, row)
+    c.draft.absorb(body)
+    outs = [c.draft.fresh(state.dtype, state.shape) for state in states]
+    outs += [c.draft.fresh(var.dtype, None if var.shape is None else (length, *var.shape)) for var in scans]
+    start = "" if c.chooser.chance(50) else c.draft.constant(np.array(True)).name
+    inputs = ["", start, *(state.name for state in states)]
+    return c.draft.append(helper.make_node("Loop", inputs, [out.name for out in outs], body=body.graph("body")), outs)
+
+
 def _loop(c: Call) -> list[Var]:
     _check(c)
+    if c.opset >= 11 and not c.inputs and c.chooser.chance(25):
+        return _counting(c)
     trips = c.chooser.pick((2, 1, 3, 0))
     limit = c.given(0) or (
         c.draft.constant(np.array(trips, np.int64))

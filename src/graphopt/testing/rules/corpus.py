@@ -14,6 +14,7 @@ from graphopt.testing.draft import DoesNotFit, Draft, Drawn, Var
 from graphopt.testing.drawing import Spec, draw_model
 from graphopt.testing.rules import bodies
 from graphopt.testing.rules.hints import Hints
+from graphopt.testing.rules.lanes import lanes
 from graphopt.testing.rules.numbers import nodes_of
 from graphopt.testing.rules.siblings import WEIGHTED, siblings
 from graphopt.testing.rules.surroundings import CHANGES, alone_in_a_body, constant_input, in_a_body, not_constant
@@ -31,6 +32,8 @@ def model_for(item: Any, chooser: Chooser, hints: Hints) -> Drawn:
     computations of shapes, bodies and functions. Raises DoesNotFit."""
     if {"Loop", "If"} & set(hints.ops) and chooser.chance(40):
         return _edited(_with_body(chooser, hints), chooser, hints)
+    if {"Concat", "Split"} <= set(hints.ops) and chooser.chance(60):
+        return _edited(lanes(chooser, hints), chooser, hints, twin=False)
     if chooser.chance(40 if len(set(WEIGHTED) & set(hints.ops)) > 1 else 6):
         return _edited(siblings(chooser, hints), chooser, hints, twin=False)
     if chooser.chance(40):

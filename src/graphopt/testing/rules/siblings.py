@@ -13,7 +13,7 @@ from graphopt.testing.chooser import Chooser
 from graphopt.testing.draft import DoesNotFit, Draft, Drawn, Var
 from graphopt.testing.rules.hints import Hints
 
-__all__ = ["WEIGHTED", "siblings"]
+__all__ = ["WEIGHTED", "plain", "siblings"]
 
 WEIGHTED = ("Conv", "MatMul", "Gemm", "ConvTranspose")  # operators with constant weights, as a rule
 _FOLLOWERS = ("Relu", "Add", "Mul", "Sigmoid", "Sub", "Neg", "Div")
@@ -62,7 +62,7 @@ def _again(draft: Draft, made: Var, instead: Mapping[str, Var], chooser: Chooser
     of another number of channels where that fits, of that of `instead` if there is one."""
     node = next(node for node in draft.nodes if made.name in node.output)
     by_name = {var.name: var for var in draft.values}
-    attrs = {a.name: _plain(a) for a in node.attribute}
+    attrs = {a.name: plain(a) for a in node.attribute}
     operands = [by_name.get(name) for name in node.input]
     if chooser.chance(100 - _ALIKE):
         attrs.pop(next(iter(attrs), ""), None)
@@ -74,7 +74,8 @@ def _again(draft: Draft, made: Var, instead: Mapping[str, Var], chooser: Chooser
     return _node(draft, node.op_type, operands, instead, attrs, None, -1)
 
 
-def _plain(attribute: AttributeProto) -> Any:
+def plain(attribute: AttributeProto) -> Any:
+    """An attribute's value, as `Draft.node` takes it."""
     value = helper.get_attribute_value(attribute)
     return value.decode() if isinstance(value, bytes) else value
 

@@ -39,13 +39,15 @@ def symbol(name: str) -> Poly:
     return Poly(frozenset({((name,), 1)}))
 
 
-def _terms(size: Size) -> dict[Monomial, int]:
+def terms_of(size: Size) -> dict[Monomial, int]:
+    """Products of symbols and their factors; the constant term stands at ()."""
     if isinstance(size, Poly):
         return dict(size.terms)
     return {(): size} if size else {}
 
 
-def _size(terms: dict[Monomial, int]) -> Size:
+def of_terms(terms: dict[Monomial, int]) -> Size:
+    """The opposite of `terms_of`; factors may be 0."""
     kept = {symbols: factor for symbols, factor in terms.items() if factor}
     if not kept:
         return 0
@@ -56,14 +58,19 @@ def _size(terms: dict[Monomial, int]) -> Size:
     return Poly(frozenset(kept.items()))
 
 
+def symbols_of(size: Size) -> set[str]:
+    """The symbols that a size depends on."""
+    return {name for symbols, _ in size.terms for name in symbols} if isinstance(size, Poly) else set()
+
+
 def add(a: Size, b: Size) -> Size:
     """a + b."""
     if isinstance(a, int) and isinstance(b, int):
         return a + b
-    terms = _terms(a)
-    for symbols, factor in _terms(b).items():
+    terms = terms_of(a)
+    for symbols, factor in terms_of(b).items():
         terms[symbols] = terms.get(symbols, 0) + factor
-    return _size(terms)
+    return of_terms(terms)
 
 
 def subtract(a: Size, b: Size) -> Size:
@@ -76,52 +83,67 @@ def multiply(a: Size, b: Size) -> Size:
     if isinstance(a, int) and isinstance(b, int):
         return a * b
     terms: dict[Monomial, int] = {}
-    for left, x in _terms(a).items():
-        for right, y in _terms(b).items():
+    for left, x in terms_of(a).items():
+        for right, y in terms_of(b).items():
             symbols = tuple(sorted(left + right))
             terms[symbols] = terms.get(symbols, 0) + x * y
-    return _size(terms)
+    return of_terms(terms)
 
 
 def divide(a: Size, b: Size) -> Size | None:
-    """The quotient where it is exact whatever the symbols stand for (0 aside), and b is a single product; else None."""
-    divisor = list(_terms(b).items())
-    if len(divisor) != 1:
-        return a if a == b and a == 0 else (1 if a == b and b != 0 else None)
-    symbols, factor = divisor[0]
-    terms: dict[Monomial, int] = {}
-    for product, count in _terms(a).items():
-        left = list(product)
-        for name in symbols:
-            if name not in left:
-                return None
-            left.remove(name)
-        if count % factor:
+    """The quotient where it is exact whatever the symbols stand for (where b is 0 aside), else None.
+
+    >>> n, m = symbol("N"), symbol("M")
+    >>> divide(multiply(add(n, m), n), add(n, m)), divide(n, 2) is None
+    (1*N, True)
+    """
+    if b == 0:
+        return 0 if a == 0 else None
+    divisor = terms_of(b)
+    lead = max(divisor, key=_order)
+    rest, quotient = terms_of(a), dict[Monomial, int]()
+    while rest:
+        first = max(rest, key=_order)
+        symbols = _without(first, lead)
+        factor, over = divmod(rest[first], divisor[lead])
+        if symbols is None or over or len(quotient) == TERMS:
             return None
-        terms[tuple(left)] = count // factor
-    return _size(terms)
+        quotient[symbols] = factor
+        for product, count in divisor.items():
+            at = tuple(sorted(product + symbols))
+            rest[at] = rest.get(at, 0) - count * factor
+            if not rest[at]:
+                del rest[at]
+    return of_terms(quotient)
 
 
-def is_positive(size: Size) -> bool:
-    """Certainly at least 1."""
-    terms = _terms(size)
-    return terms.get((), 0) > 0 and min(terms.values()) > 0
+def _order(symbols: Monomial) -> tuple[int, Monomial]:
+    """An order of products that multiplying by a third one keeps: by degree, then by the number of each symbol."""
+    return len(symbols), tuple(sorted(symbols, reverse=True))
+
+
+def _without(symbols: Monomial, divisor: Monomial) -> Monomial | None:
+    left = list(symbols)
+    for name in divisor:
+        if name not in left:
+            return None
+        left.remove(name)
+    return tuple(left)
 
 
 def is_natural(size: Size) -> bool:
     """Certainly at least 0."""
-    return min(_terms(size).values(), default=0) >= 0
+    return least(size) >= 0
 
 
-def compare(a: Size, b: Size) -> int | None:
-    """-1, 0 or 1 where a < b, a == b or a > b for certain; else None.
-
-    >>> compare(symbol("N"), -1), compare(symbol("N"), 0), compare(3, 3)
-    (1, None, 0)
-    """
-    if a == b:
-        return 0
-    difference = subtract(a, b)
-    if is_positive(difference):
-        return 1
-    return -1 if is_positive(multiply(difference, -1)) else None
+def least(size: Size) -> float:
+    """A lower bound, as every symbol is at least 0; minus infinity where that says nothing."""
+    if isinstance(size, int):
+        return size
+    bound = 0
+    for symbols, factor in size.terms:
+        if not symbols:
+            bound = factor
+        elif factor < 0:
+            return -float("inf")
+    return bound

@@ -7,13 +7,14 @@ may count on the operator to succeed: where broadcasting or a Reshape would fail
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+from graphopt.analysis.sizes import poly
+from graphopt.analysis.sizes.facts import Facts, List, product
+from graphopt.analysis.sizes.operands import axis_of, normalize, option
+from graphopt.analysis.sizes.poly import Size
 from graphopt.ir import Node
-from graphopt.passes.simplify import _poly as poly
-from graphopt.passes.simplify._facts import axis_of, ints, normalize, option
-from graphopt.passes.simplify._poly import Size
-from graphopt.passes.simplify._sizes import Facts, List, product
 
 Dims = Sequence[Size | None]
 FAR = 2**31 - 1  # a Slice's end at least this far means "all"
@@ -21,18 +22,22 @@ FAR = 2**31 - 1  # a Slice's end at least this far means "all"
 
 def visit(node: Node, facts: Facts) -> None:
     """Takes in what a node's dims say. Nodes come in topological order."""
-    shape = node.output.shape
-    if node.domain or (shape is not None and all(isinstance(dim, int) or dim in facts.given for dim in shape)):
-        return
     rule, several = _RULES.get(node.op), _SEVERAL.get(node.op)
+    if node.domain or (rule is None and several is None):
+        return
     try:
-        if rule is not None:
+        if rule is not None and not facts.is_defined(node.output):
             facts.define(node.output, rule(node, facts))
         if several is not None:
             for value, dims in zip(node.outputs, several(node, facts) or (), strict=False):
                 facts.define(value, dims)
     except poly.TooLarge:
         return
+
+
+def has_rule(node: Node) -> bool:
+    """Whether anything can be known of the dims that a node makes."""
+    return (node.op in _RULES or node.op in _SEVERAL) and not node.domain
 
 
 def reshaped(node: Node, facts: Facts) -> Dims | None:
@@ -52,16 +57,37 @@ def reshaped(node: Node, facts: Facts) -> Dims | None:
         new = keep_zeros or (dims is not None and axis >= len(dims))  # nothing to copy
         if size == 0 and not keep_zeros:
             sizes.append(old)
-        elif size is None or size == -1 or not (new or size == old or facts.is_positive(size)):
+        elif size is None or size == -1 or not (new or _vanishes_with(old, size) or facts.terms.is_positive(size)):
             sizes.append(None)
         else:
             sizes.append(size)
+    if -1 in target.items and dims is not None:
+        _note_positive(node, list(target.items), dims, facts)
     others = [size for size in sizes if size is not None]
     if dims is not None and len(others) == len(sizes) - 1:
         count = product(others)
-        if facts.is_positive(count) or (count != 0 and target.items[sizes.index(None)] == -1):
+        if facts.terms.is_positive(count) or (count != 0 and target.items[sizes.index(None)] == -1):
             sizes[sizes.index(None)] = poly.divide(product(dims), count)
     return sizes
+
+
+def _vanishes_with(old: Size | None, size: Size) -> bool:
+    """Whether the dim at a size's place is 0 wherever the size is: then the 0 that is written copies a 0."""
+    return old is not None and (old == size or (not isinstance(size, int) and poly.divide(old, size) is not None))
+
+
+def _note_positive(node: Node, target: list[Size | None], dims: tuple[Size, ...], facts: Facts) -> None:
+    """Next to a -1 no dim of the result may be 0: a Reshape that succeeds says so."""
+    if node.graph.parent is not None or node.graph.in_function:
+        return  # it may not be run
+    for axis, size in enumerate(target):
+        old = dims[axis] if axis < len(dims) else None
+        if size == 0 and not node.attr("allowzero", 0):
+            size = old
+        elif size is None or isinstance(size, int) or not (old is None or _vanishes_with(old, size)):
+            continue
+        if size is not None and not isinstance(size, int) and len(size.terms) == 1:
+            facts.claim(node, poly.symbols_of(size))
 
 
 def _flattened(node: Node, facts: Facts) -> Dims | None:
@@ -109,7 +135,7 @@ def _wider(a: Size | None, b: Size | None, facts: Facts) -> Size | None:
         if size is None:
             continue
         # Certainly not 1: then the other is either 1 or the same.
-        if isinstance(size, int) or poly.is_positive(poly.subtract(size, 1)):
+        if isinstance(size, int) or facts.terms.is_positive(poly.subtract(size, 1)):
             return size
         # other = min(size, bound): where the bound counts, the two are neither equal nor 1, and the operator fails.
         pair = facts.least.get(other) if other is not None else None
@@ -137,13 +163,13 @@ def _filled(node: Node, facts: Facts) -> Dims | None:
 
 def _range(node: Node, facts: Facts) -> Dims | None:
     start, limit, step = (facts.of(value) for value in node.inputs)
-    if start is None or limit is None or step is None or step.numbers != (1,):
+    if start is None or limit is None or step is None or not step.numbers or not step.numbers[0]:
         return None
-    low, high = start.items[0], limit.items[0]
+    low, high, by = start.items[0], limit.items[0], step.numbers[0]
     if low is None or high is None:
         return None
-    count = poly.subtract(high, low)
-    return [count] if poly.is_natural(count) else None
+    span = facts.terms.greatest(poly.multiply(poly.subtract(high, low), 1 if by > 0 else -1), 0)
+    return None if span is None else [facts.terms.ceil(span, abs(by))]
 
 
 def _product(node: Node, facts: Facts) -> Dims | None:
@@ -177,29 +203,24 @@ def _cut(node: Node, facts: Facts) -> Dims | None:
 
 def _left(size: Size, start: Size | None, end: Size | None, facts: Facts) -> Size | None:
     """What is left of a dim from a start that is not behind its end to an end counted from the front."""
-    if start is None or end is None or not poly.is_natural(start):
+    if start is None or end is None or not facts.terms.is_natural(start):
         return None
     if isinstance(end, int) and end < 0:
         stop: Size = poly.add(size, end)
-        return poly.subtract(stop, start) if poly.is_natural(poly.subtract(stop, start)) else None
-    if not poly.is_natural(end):
+        return poly.subtract(stop, start) if facts.terms.is_natural(poly.subtract(stop, start)) else None
+    if not facts.terms.is_natural(end):
         return None
-    stop = size if isinstance(end, int) and end >= FAR else smaller(size, end, facts)
-    left = poly.subtract(stop, start)
-    return left if start == 0 or poly.is_natural(left) else None
+    whole = isinstance(end, int) and end >= FAR
+    nearer = size if whole else smaller(size, end, facts)
+    left = None if nearer is None else poly.subtract(nearer, start)
+    return left if start == 0 or (left is not None and facts.terms.is_natural(left)) else None
 
 
-def smaller(a: Size, b: Size, facts: Facts) -> Size:
-    """The smaller of two sizes, as a symbol of its own where that is not known."""
-    order = poly.compare(a, b)
-    if order is not None:
-        return b if order == 1 else a
-    for size, other in ((a, b), (b, a)):
-        if poly.is_natural(poly.subtract(other, size)):
-            return size
-    low, high = sorted((a, b), key=repr)
-    found = facts.opaque("min", low, high)
-    facts.least[found] = low, high
+def smaller(a: Size, b: Size, facts: Facts) -> Size | None:
+    """The smaller of two dims."""
+    found = facts.terms.least(a, b, natural=True)
+    if found is not None and found not in (a, b):
+        facts.least[found] = a, b
     return found
 
 
@@ -245,14 +266,31 @@ def _rounded_up(size: Size, stride: int, facts: Facts) -> Size:
 
 
 def _padded(node: Node, facts: Facts) -> Dims | None:
-    dims, pads = facts.dims(node.input(0)), option(node, "pads", 1)
-    if dims is None or pads is None or node.input(3) is not None or len(pads) != 2 * len(dims):
+    dims, axes = facts.dims(node.input(0)), option(node, "axes", 3)
+    pads = _listed(node, "paddings" if "paddings" in node.attributes else "pads", 1, facts)
+    if dims is None or pads is None or axes is None:
         return None
-    return [poly.add(size, pads[axis] + pads[axis + len(dims)]) for axis, size in enumerate(dims)]
+    front = normalize(axes or tuple(range(len(dims))), len(dims))
+    if front is None or len(pads) != 2 * len(front):
+        return None
+    sizes: list[Size | None] = list(dims)
+    for place, axis in enumerate(front):
+        before, after = pads[place], pads[place + len(front)]
+        sizes[axis] = None if before is None or after is None else poly.add(dims[axis], poly.add(before, after))
+    return sizes
+
+
+def _listed(node: Node, name: str, slot: int, facts: Facts) -> Dims | None:
+    """The elements of a list given as attribute or input, computed or not; () where it is left out."""
+    if name in node.attributes:
+        return option(node, name, slot)
+    value = node.input(slot)
+    found = facts.of(value)
+    return () if value is None else None if found is None else found.items
 
 
 def _resized(node: Node, facts: Facts) -> Dims | None:
-    """Whole-number scales, or sizes."""
+    """Sizes, or scales by whole numbers or halves."""
     dims = facts.dims(node.input(0))
     two_inputs = node.op == "Upsample" or node.graph.opset() < 11
     scales, sizes = node.input(1 if two_inputs else 2), None if two_inputs else facts.of(node.input(3))
@@ -260,17 +298,65 @@ def _resized(node: Node, facts: Facts) -> Dims | None:
         return None
     if sizes is not None and len(sizes.items) == len(dims):
         return sizes.items
+    if node.attr("coordinate_transformation_mode") == "tf_crop_and_resize":
+        return None  # the region counts, too
     if scales is None or not scales.is_const or scales.numpy().size != len(dims):
         return None
-    factors = scales.numpy().reshape(-1).tolist()
-    return [poly.multiply(d, int(f)) if f == int(f) and f >= 1 else None for d, f in zip(dims, factors, strict=True)]
+    return [_scaled(d, factor, facts) for d, factor in zip(dims, scales.numpy().reshape(-1).tolist(), strict=True)]
+
+
+def _scaled(size: Size, factor: float, facts: Facts) -> Size | None:
+    if factor >= 1 and factor == int(factor):
+        return poly.multiply(size, int(factor))
+    over, under = factor.as_integer_ratio() if factor > 0 and math.isfinite(factor) else (0, 1)
+    return facts.terms.floor(poly.multiply(size, over), under, natural=True) if over and under in (2, 4, 8) else None
 
 
 def _tiled(node: Node, facts: Facts) -> Dims | None:
-    dims, repeats = facts.dims(node.input(0)), ints(node.input(1))
-    if dims is None or repeats is None or len(repeats) != len(dims):
+    dims, repeats = facts.dims(node.input(0)), facts.of(node.input(1))
+    if dims is None or repeats is None or repeats.is_scalar or len(repeats.items) != len(dims):
         return None
-    return [poly.multiply(size, count) for size, count in zip(dims, repeats, strict=True)]
+    pairs = zip(dims, repeats.items, strict=True)
+    return [None if count is None else poly.multiply(size, count) for size, count in pairs]
+
+
+def _spread(node: Node, facts: Facts) -> Dims | None:
+    """DepthToSpace and SpaceToDepth, which ask for dims that can be divided."""
+    dims, block = facts.dims(node.input(0)), node.attr("blocksize")
+    if dims is None or len(dims) != 4 or not block or block < 0:
+        return None
+    batch, channels, *spatial = dims
+    if node.op == "SpaceToDepth":
+        return [
+            batch,
+            poly.multiply(channels, block * block),
+            *(facts.terms.floor(d, block, natural=True) for d in spatial),
+        ]
+    return [
+        batch,
+        facts.terms.floor(channels, block * block, natural=True),
+        *(poly.multiply(d, block) for d in spatial),
+    ]
+
+
+def _transposed_conv(node: Node, facts: Facts) -> Dims | None:
+    dims, weight = facts.dims(node.input(0)), facts.dims(node.input(1))
+    if dims is None or weight is None or len(dims) < 3 or len(weight) != len(dims) or node.attr("output_shape"):
+        return None
+    count = len(dims) - 2
+    strides, dilations = node.attr("strides") or (1,) * count, node.attr("dilations") or (1,) * count
+    pads, added = node.attr("pads") or (0,) * (2 * count), node.attr("output_padding") or (0,) * count
+    if (node.attr("auto_pad") or "NOTSET") != "NOTSET" or len(pads) != 2 * count:
+        return None
+    if not len(strides) == len(dilations) == len(added) == count:
+        return None
+    sizes: list[Size | None] = [dims[0], poly.multiply(weight[1], node.attr("group"))]
+    for axis in range(count):
+        window, stride = weight[axis + 2], strides[axis]
+        fixed = added[axis] - pads[axis] - pads[axis + count] + 1 - stride
+        reach = poly.multiply(poly.subtract(window, 1), dilations[axis])
+        sizes.append(poly.add(poly.add(poly.multiply(dims[axis + 2], stride), reach), fixed))
+    return sizes
 
 
 def _first(node: Node, facts: Facts) -> Dims | None:
@@ -342,14 +428,16 @@ def _counted(node: Node, facts: Facts) -> Dims | None:
 
 
 def _split(node: Node, facts: Facts) -> list[Dims] | None:
-    dims, given = facts.dims(node.input(0)), option(node, "split", 1)
+    dims, given = facts.dims(node.input(0)), _listed(node, "split", 1, facts)
     axis = None if dims is None else axis_of(node, len(dims))
     if dims is None or axis is None or given is None:
         return None
-    sizes: list[Size | None] = list(given)
-    if not given:
-        part = poly.divide(dims[axis], len(node.outputs))  # exact, or the last one may be smaller
-        sizes = [part] * len(node.outputs)
+    parts = len(node.outputs)
+    sizes = list(given)
+    if not sizes and node.attr("num_outputs") is None:
+        sizes = [facts.terms.floor(dims[axis], parts, natural=True)] * parts  # it must come out even
+    elif not sizes:
+        sizes = [poly.divide(dims[axis], parts)] * parts  # exact, or the last one may be smaller
     return [[*dims[:axis], size, *dims[axis + 1 :]] for size in sizes]
 
 
@@ -386,6 +474,8 @@ _RULES: dict[str, Callable[[Node, Facts], Dims | None]] = {
     "Concat": _joined,
     "ConstantOfShape": _filled,
     "Conv": _windowed,
+    "ConvTranspose": _transposed_conv,
+    "DepthToSpace": _spread,
     "Expand": expanded,
     "Flatten": _flattened,
     "Gather": _gathered,
@@ -402,6 +492,7 @@ _RULES: dict[str, Callable[[Node, Facts], Dims | None]] = {
     "Resize": _resized,
     "Shape": _counted,
     "Slice": _cut,
+    "SpaceToDepth": _spread,
     "Squeeze": _squeezed,
     "Tile": _tiled,
     "Transpose": _transposed,
