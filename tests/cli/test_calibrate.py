@@ -29,7 +29,7 @@ def test_measure_show_and_forget(graphopt, cache, model):
     assert str(path) in result.out
     assert "onnxruntime on a test (measured)" in graphopt("calibrate", "--show").out
     assert json.loads(graphopt("inspect", model, "--json").out)["machine"]["source"] == "measured"
-    assert f"removed {path}" in graphopt("calibrate", "--forget").out
+    assert str(path) in graphopt("calibrate", "--forget").out
     assert not list(cache.iterdir())
     assert "nothing was measured" in graphopt("calibrate", "--forget").out
     assert "shipped: " in graphopt("calibrate", "--show").out
