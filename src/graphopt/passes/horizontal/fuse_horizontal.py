@@ -23,7 +23,7 @@ from graphopt.ir import Model, Node, Value
 from graphopt.passes.base import Pass
 from graphopt.passes.horizontal._siblings import Family, concat_of, families, follow, reason_apart, stage_constants
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.driver import site_of
 
 NAME = "fuse-horizontal"
@@ -65,7 +65,7 @@ def _merge(family: Family, concat: tuple[Node, int] | None, ctx: Context) -> Non
     first, graph = family.first, family.first.graph
     old = [node for stage in family.stages for node in stage]
     labels = [node.label for node in old]
-    new = Builder(graph, first, NAME, sources_of(old))
+    new = Builder(graph, first, NAME, old)
     merged = _stage(family, new, first.inputs[0], family.stages[0])
     for stage in family.stages[1:]:
         merged = _stage(family, new, merged, stage)
@@ -75,7 +75,7 @@ def _merge(family: Family, concat: tuple[Node, int] | None, ctx: Context) -> Non
     elif concat is not None:
         joined = list(concat[0].inputs)
         joined[concat[1] : concat[1] + len(family.tails)] = [merged]
-        builder = Builder(graph, concat[0], NAME, sources_of([concat[0]]))
+        builder = Builder(graph, concat[0], NAME, [concat[0]])
         again = builder.make("Concat", *joined, like=concat[0], type_of=concat[0].output)
         new.nodes += builder.nodes
         pairs = [(concat[0].output, again)]

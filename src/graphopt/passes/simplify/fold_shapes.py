@@ -25,13 +25,13 @@ from onnx import TensorProto, helper
 from graphopt.analysis.local import is_made_up, tells_more
 from graphopt.analysis.shapes import ensure_types, note_news
 from graphopt.ir import Dim, Graph, Model, Node, Value
+from graphopt.ir.provenance import mark, origin_of_all
 from graphopt.passes.base import Pass
 from graphopt.passes.simplify import _dims
 from graphopt.passes.simplify._facts import normalize, option, vector
 from graphopt.passes.simplify._poly import Size, TooLarge
 from graphopt.passes.simplify._sizes import Facts, List
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import mark, sources_of
 from graphopt.rewrite.sweep import is_opaque, sweep
 
 NAME = "fold-shapes"
@@ -234,7 +234,7 @@ class _Scope:
         else:
             made.inputs.append(None)
             made.set_input(1, graph.constant(vector(axes), "axes"))
-        mark(made, NAME, sources_of([node]))
+        mark(made, origin_of_all([node], NAME))
         self.ctx.claim((node.output, made.output), nodes=(node,))
         node.output.replace_with(made.output)
         sweep(node)
