@@ -252,15 +252,11 @@ def _taken(
 
     adapter = adapter_of(model)
     if adapter is None and _is_own(model):
-        raise GraphoptError(
-            "example_inputs and dynamic_shapes are for models to be exported, as of torch; leave them out"
-        )
+        raise GraphoptError("example_inputs and dynamic_shapes are for models to be exported (torch, TensorFlow)")
     if adapter is None:
         raise GraphoptError(f"cannot optimize a {type(model).__name__}: give {accepted()}")
     if inplace:
-        raise GraphoptError(
-            f"inplace is for a ModelProto or a graphopt Model; take what is returned, of {adapter.package}"
-        )
+        raise GraphoptError("inplace is for a ModelProto or a graphopt Model; take the model that is returned")
     request = Request(example_inputs, dynamic_shapes, check=verify in ("numeric", "rewrites"))
     return adapter, adapter.to_model(model, request), request.said
 

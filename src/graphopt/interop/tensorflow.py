@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from onnx import ModelProto
 
 from graphopt import ir
 from graphopt.errors import GraphoptError
@@ -52,12 +51,11 @@ class TensorFlow(Adapter):
 
     def _convert(
         self, tf2onnx: Any, given: Any, is_model: bool, examples: tuple[Any, ...] | None, options: dict[str, Any]
-    ) -> ModelProto:
+    ) -> Any:
         signature = options.pop("input_signature", None)
         if is_model and not _is_keras_3(given):
             with self.asking("convert this model"):
-                proto: ModelProto = tf2onnx.convert.from_keras(given, input_signature=signature, **options)[0]
-                return proto
+                return tf2onnx.convert.from_keras(given, input_signature=signature, **options)[0]
         tensorflow = library("tensorflow", self.extra)
         with self.asking("convert this model"):
             if is_model:  # tf2onnx 1.17 cannot find the outputs of a Keras 3 model, but those of a function
@@ -65,8 +63,7 @@ class TensorFlow(Adapter):
                 given, signature = tensorflow.function(partial(_call, given)), signature or specs
             elif signature is None:
                 signature = _signature(tensorflow, examples)
-            proto = tf2onnx.convert.from_function(given, input_signature=signature, **options)[0]
-            return proto
+            return tf2onnx.convert.from_function(given, input_signature=signature, **options)[0]
 
 
 def _is_keras_3(given: Any) -> bool:

@@ -121,6 +121,8 @@ def _front(
         raise GraphoptError("scale must be finite and not 0")
     wanted = info.type.tensor_type.elem_type
     shift, factor = np.broadcast_arrays(mean / scale, scale / std)
+    if swap:
+        shift, factor = shift[::-1], factor[::-1]
     proto = ModelProto(ir_version=max(8, model.ir_version), producer_name="graphopt")
     proto.opset_import.extend(model.proto.opset_import)
     graph, last = proto.graph, info.name
@@ -137,14 +139,14 @@ def _front(
     kind = dtypes.to_numpy(wanted)
     if layout == "NHWC":
         then("Transpose", perm=[0, 3, 1, 2])
-    if swap:
-        then("Gather", np.arange(channels, dtype=np.int64)[::-1].copy(), axis=1)
     if _DTYPES[dtype] != wanted:
         then("Cast", to=wanted)
     if (shift != 0).any():
         then("Sub", shift.reshape(-1, 1, 1).astype(kind))
     if (factor != 1).any():
         then("Mul", factor.reshape(-1, 1, 1).astype(kind))
+    if swap:  # last, so that it meets the Conv, in whose weights it vanishes
+        then("Gather", np.arange(channels, dtype=np.int64)[::-1].copy(), axis=1)
     if not graph.node:
         then("Identity")
     graph.node[-1].output[0] = f"{info.name}_normalized"
