@@ -50,6 +50,13 @@ def test_parts_are_of_one_kind() -> None:
     assert [p.kind for p in partition(MODEL, supported={"Erf"}, kinds=("gpu", "cpu")).parts] == ["cpu", "gpu", "cpu"]
 
 
+def test_what_tensorrt_takes() -> None:
+    model = parser.parse_model(HEAD + "(float[N] x) => (int64[1, M] y) { a = Neg(x)  y = NonZero(a) }")
+    assert [p.kind for p in partition(model, supported="tensorrt", kinds=("tensorrt", "onnxruntime")).parts] == [
+        "tensorrt", "onnxruntime",
+    ]  # fmt: skip
+
+
 def test_by_cost_parts_are_about_the_same() -> None:
     counts = [len(part.model.graph) for part in partition(MODEL, parts=2).parts]
     assert counts == [2, 2]

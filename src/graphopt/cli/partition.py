@@ -36,7 +36,7 @@ def partition(
             "--supported",
             metavar="OPS",
             show_default=False,
-            help="Operators that one runtime takes, between commas: parts of these, and parts of the rest.",
+            help="Operators that one runtime takes, between commas, or 'tensorrt': parts of these, and of the rest.",
         ),
     ] = "",
     quiet: QuietOpt = False,
@@ -62,7 +62,7 @@ def partition(
     ways: dict[str, Any] = {
         "cuts": cuts.split(",") if cuts else None,
         "parts": parts,
-        "supported": supported.split(",") if supported else None,
+        "supported": supported if supported == "tensorrt" else supported.split(",") if supported else None,
     }
     if sum(way is not None for way in ways.values()) != 1:
         raise GraphoptError("give one of --cuts, --parts and --supported")

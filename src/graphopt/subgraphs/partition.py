@@ -61,7 +61,8 @@ def partition(
 
     cuts: names of tensors; whatever depends on one is in a later part than what makes it. parts: so many, of about the
     same number of FLOPs each (nodes count where FLOPs are not known). supported: operators (or a function of a
-    `graphopt.ir.Node`) that one runtime takes; parts are then all of one kind, of which `kinds` gives the names.
+    `graphopt.ir.Node`, or "tensorrt" for what its parser takes) that one runtime takes; parts are then all of one kind,
+    of which `kinds` gives the names.
 
     Bodies of If, Loop and Scan stay with their nodes. Raises GraphoptError for a cut that is no tensor computed in the
     main graph, fewer than one part, and tensors in between of which the type is not known.
@@ -86,6 +87,8 @@ def partition(
         stages = _by_cost(source, nodes, parts)
     else:
         assert supported is not None
+        if supported == "tensorrt":
+            ensure_types(source)
         stages, labels = _by_kind(nodes, supported if callable(supported) else _one_of(supported), kinds)
     return _parts(source, nodes, stages, labels)
 
@@ -99,7 +102,11 @@ def _makers(node: Node, graph: Graph) -> list[Node]:
 
 
 def _one_of(ops: Collection[str]) -> Predicate:
-    known = frozenset(ops)
+    if ops == "tensorrt":
+        from graphopt.targets.tensorrt_parser import why_not_parsed
+
+        return lambda node: not why_not_parsed(node)
+    known = frozenset([ops] if isinstance(ops, str) else ops)
     return lambda node: node.op in known
 
 

@@ -101,7 +101,7 @@ Needs numpy and onnxruntime. Exit code: 1 when they differ, 0 when they agree.
 
 '''
     + _COMMON
-    + '''DISABLED = @DISABLED@  # of ONNX Runtime's optimizers: what it needs to run after.onnx right
+    + """DISABLED = @DISABLED@  # of ONNX Runtime's optimizers: what it needs to run after.onnx right
 level = ort.GraphOptimizationLevel
 outputs, before = run("before.onnx", level.ORT_DISABLE_ALL)
 ways = [("as it is run", level.ORT_ENABLE_ALL, {}), ("without ORT's optimizations", level.ORT_DISABLE_ALL, {})]
@@ -122,7 +122,7 @@ for label, chosen, more in ways:
             print(f"    expected {shown(x)}")
             print(f"    actual   {shown(y)}")
 sys.exit(1 if wrong else 0)
-'''
+"""
 )
 
 REPLAY = (
@@ -133,7 +133,7 @@ Needs numpy and onnxruntime. Exit code: 1 when something differs, 0 when all agr
 
 '''
     + _COMMON
-    + '''kinds, results = run("part.onnx", ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    + """kinds, results = run("part.onnx", ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
 saved = np.load(here / "expected.npz", allow_pickle=False)
 wrong = False
 for kind, result in zip(kinds, results):
@@ -144,5 +144,5 @@ for kind, result in zip(kinds, results):
     wrong = compare(kind.name, expected, result) or wrong
 print("differs" if wrong else "agrees")
 sys.exit(1 if wrong else 0)
-'''
+"""
 )
