@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from graphopt.report import Report as Report
     from graphopt.rewrite import RuleSet as RuleSet
     from graphopt.rewrite import refuse as refuse
-    from graphopt.rewrite import rule as rule
+    from graphopt.rewrite.rule import rule as rule
     from graphopt.subgraphs.chain import Chain as Chain
     from graphopt.subgraphs.compose import compose as compose
     from graphopt.subgraphs.extract import extract as extract

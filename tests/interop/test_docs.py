@@ -61,7 +61,7 @@ def test_srcnn_end_to_end() -> None:
 def test_a_graph_made_by_hand_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     steps, _, handmade = blocks(LAST)
     space = run([steps, handmade])
-    assert len(space["model"].graph) < space["report"].nodes_before or space["report"].nodes_before <= 5
+    assert [node.op for node in space["model"].graph].count("Mul") == 1  # of two
     assert "times as fast" in capsys.readouterr().out
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from graphopt.errors import GraphoptError, VerificationError
 from graphopt.rewrite import P, rule
 from graphopt.subgraphs.extract import extract
 
-from .util import bodies, conv_bn, same
+from .util import bodies, conv_bn, outline, same
 
 
 @rule("wrong-relu", P.Relu("x"))
@@ -163,3 +165,19 @@ def test_no_library_is_imported_before_it_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+@LIBRARIES
+def test_real_models_come_out_the_same(real_model: Path, library: str) -> None:
+    if real_model.stat().st_size > 50 << 20:
+        pytest.skip("large models say no more, and take long")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", interop.InteropWarning)
+            model = getattr(interop, f"to_{library}")(ir.load(real_model))
+    except GraphoptError as error:
+        pytest.skip(str(error))
+    small = getattr(interop, f"from_{library}")(graphopt.optimize(model, verify="check"))
+    expected = ir.from_proto(graphopt.optimize(real_model, verify="check"))
+    assert outline(small) == outline(expected)  # graphsurgeon forgets which of two equal constants came first
+    assert library == "graphsurgeon" or same(small, expected, notes=False)

@@ -266,6 +266,24 @@ def test_large_weights_are_viewed_not_copied(library: Library, large: Path) -> N
     assert same(model, back)
 
 
+def test_large_attributes_are_viewed_too(tmp_path: Path) -> None:
+    library = Library("onnx_ir")
+    proto = conv_bn(1 << 14)
+    weight = proto.graph.initializer[0]
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    del proto.graph.initializer[0]
+    onnx.save(proto, tmp_path / "constant.onnx")
+    model = ir.load(tmp_path / "constant.onnx")
+    given = library.to(model)
+    array = model.graph.values["w"].numpy()
+    assert np.shares_memory(given.graph.node(0).attributes["value"].value.numpy(), array)
+    back = library.back(given)
+    assert np.shares_memory(back.graph.values["w"].numpy(), array)
+    assert same(model, back)
+    assert onnx.load(tmp_path / "constant.onnx") == proto
+    assert given.graph.node(0).attributes["value"].value.name == "w"
+
+
 def test_external_data_stay_where_they_are(library: Library, outside: Path, tmp_path: Path) -> None:
     model = ir.load(outside)
     given = library.to(model)

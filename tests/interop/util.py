@@ -6,7 +6,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper, parser
 
 from graphopt.interop.differences import differences
-from graphopt.ir import Model
+from graphopt.ir import Model, to_proto
 
 BODIES = """g (float[N] x, bool c) => (float[N] y) {
     a = Relu(x)
@@ -87,7 +87,8 @@ def same(a: Model, b: Model, notes: bool = True) -> bool:
 def nodes(model: Model) -> list[bytes]:
     """Every node of every scope but those that hold bodies, as bytes."""
     found = []
-    for proto in (node.write() for graph in model.scopes() for node in graph if not node.subgraphs):
+    whole = Model(to_proto(model))
+    for proto in (node.proto for graph in whole.scopes() for node in graph if not node.subgraphs):
         made = NodeProto()
         made.CopyFrom(proto)
         for field in ("name", "domain", "doc_string"):  # the empty string and none at all are the same
@@ -98,3 +99,12 @@ def nodes(model: Model) -> list[bytes]:
                 attribute.t.ClearField("name")
         found.append(made.SerializeToString(deterministic=True))
     return found
+
+
+def outline(model: Model) -> list[object]:
+    """Every node of every scope: its operator, and what it reads, constants by their values."""
+    return [
+        (node.domain, node.op, [v and (v.numpy().tobytes() if v.is_const else v.name) for v in node.inputs])
+        for graph in model.scopes()
+        for node in graph
+    ]

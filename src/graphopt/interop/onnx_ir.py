@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 from onnx import TensorProto
 
-from graphopt.errors import GraphoptError
 from graphopt.interop.adapter import Adapter, Request, finish, library
 from graphopt.ir import Model, Store, Tensor, dtypes
 from graphopt.ir.wire import BIG, token_index
@@ -41,32 +40,26 @@ class OnnxIr(Adapter):
     def read(self, given: Any) -> Model:
         """The same for other adapters."""
         onnx_ir = library("onnx_ir", self.extra)
-        values = [value for graph in _graphs(given) for value in graph.initializers.values()]
-        external = [v.const_value for v in values if isinstance(v.const_value, onnx_ir.ExternalTensor)]
-        external += [t for t in _attribute_tensors(given) if isinstance(t, onnx_ir.ExternalTensor)]
+        places = list(_places(given))
+        external = [t for t in (place.get() for place in places) if isinstance(t, onnx_ir.ExternalTensor)]
         folders = {os.path.realpath(tensor.base_dir or ".") for tensor in external}
         store = Store(folder=os.fspath(external[0].base_dir) if len(folders) == 1 else "")
-        if len(folders) > 1 and any(isinstance(t, onnx_ir.ExternalTensor) for t in _attribute_tensors(given)):
-            raise GraphoptError(
-                "attributes hold external data, and external data are in several folders; load them first "
-                "(onnx_ir.external_data.load_to_model)"
-            )
-        swapped: list[tuple[Any, Any]] = []
+        swapped: list[tuple[_Place, Any]] = []
         stands: dict[int, Any] = {}
         try:
             with self.asking("serialize this model"):
-                for value in values:
-                    tensor = value.const_value
+                for place in places:
+                    tensor = place.get()
                     if tensor is None or not _apart(onnx_ir, tensor, len(folders) > 1):
                         continue
                     if id(tensor) not in stands:
-                        stands[id(tensor)] = _stand_in(onnx_ir, tensor, value.name, store)
-                    swapped.append((value, tensor))
-                    value.const_value = stands[id(tensor)]
+                        stands[id(tensor)] = _stand_in(onnx_ir, tensor, store)
+                    swapped.append((place, place.kept()))
+                    place.put(stands[id(tensor)])
                 proto = onnx_ir.serde.serialize_model(given)
         finally:
-            for value, tensor in swapped:
-                value.const_value = tensor
+            for place, kept in swapped:
+                place.restore(kept)
         for tensor in (t for graph in _protos(proto.graph) for t in graph.initializer if len(t.metadata_props) > 1):
             entries = {entry.key: entry.value for entry in tensor.metadata_props}  # onnx_ir 1.1 writes each twice
             del tensor.metadata_props[:]
@@ -80,11 +73,13 @@ class OnnxIr(Adapter):
         copy = model.clone()
         with self.asking("hold this model"):
             made = onnx_ir.serde.deserialize_model(copy.commit())
-            for graph in _graphs(made):
-                for value in graph.initializers.values():
-                    value.const_value = _viewed(onnx_ir, value.const_value, copy.store)
+            for place in _places(made):
+                old = place.get()
+                new = _viewed(onnx_ir, old, copy.store)
+                if new is not old:
+                    place.put(new)
             for node in _nodes(made):
-                _view_attributes(onnx_ir, node, copy.store)
+                _fill_lists(node, copy.store)
         return made, self.compared(model, partial(self.read, made))
 
 
@@ -92,15 +87,20 @@ def _apart(onnx_ir: Any, tensor: Any, scattered: bool) -> bool:
     """Whether a tensor goes around the serializer."""
     if isinstance(tensor, onnx_ir.ExternalTensor):
         return scattered
+    raw = getattr(tensor, "raw", None)
+    if isinstance(raw, TensorProto) and not raw.HasField("raw_data"):
+        return False  # in a typed field: it keeps its form
     return bool(tensor.dtype.value != _STRING and tensor.nbytes >= BIG)
 
 
-def _stand_in(onnx_ir: Any, tensor: Any, name: str, store: Store) -> Any:
+def _stand_in(onnx_ir: Any, tensor: Any, store: Store) -> Any:
     kind, raw = int(tensor.dtype.value), getattr(tensor, "raw", None)
-    proto = TensorProto(name=name, data_type=kind, dims=tuple(tensor.shape.numpy()), doc_string=tensor.doc_string or "")
+    proto = TensorProto(name=tensor.name or "", data_type=kind, dims=tuple(tensor.shape.numpy()))
+    if tensor.doc_string:
+        proto.doc_string = tensor.doc_string
     if isinstance(raw, TensorProto) and raw.HasField("raw_data"):
         payload: Any = raw.raw_data
-    elif kind in dtypes.NARROW or isinstance(raw, TensorProto):
+    elif kind in dtypes.NARROW:
         payload = tensor.tobytes()
     else:
         payload = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
@@ -130,20 +130,13 @@ def _viewed(onnx_ir: Any, tensor: Any, store: Store) -> Any:
     return tensor
 
 
-def _view_attributes(onnx_ir: Any, node: Any, store: Store) -> None:
-    for name, attribute in list(node.attributes.items()):
-        if attribute.value is None:
-            continue
-        if attribute.type == onnx_ir.AttributeType.TENSOR:
-            tensors: Any = _viewed(onnx_ir, attribute.value, store)
-            changed = tensors is not attribute.value
-        elif attribute.type == onnx_ir.AttributeType.TENSORS:
-            tensors = [_viewed(onnx_ir, tensor, store) for tensor in attribute.value]
-            changed = any(new is not old for new, old in zip(tensors, attribute.value, strict=True))
-        else:
-            continue
-        if changed:
-            node.attributes[name] = onnx_ir.Attr(name, attribute.type, tensors, doc_string=attribute.doc_string)
+def _fill_lists(node: Any, store: Store) -> None:
+    """Lists of tensors, which hardly any operator has, get their large payloads back."""
+    for attribute in node.attributes.values():
+        for tensor in attribute.value or () if attribute.type.name == "TENSORS" else ():
+            proto = getattr(tensor, "raw", None)
+            if isinstance(proto, TensorProto) and token_index(proto.raw_data) is not None:
+                proto.raw_data = bytes(Tensor(proto, store).raw() or b"")
 
 
 def _graphs(model: Any) -> Iterator[Any]:
@@ -175,13 +168,40 @@ def _nodes(model: Any) -> Iterator[Any]:
             pending += _bodies(node)
 
 
-def _attribute_tensors(model: Any) -> Iterator[Any]:
+class _Place:
+    """Where a model holds a tensor: an initializer's value, or a node's attribute."""
+
+    def __init__(self, holder: Any, name: str, attribute: bool):
+        self.holder, self.name, self.attribute = holder, name, attribute
+
+    def kept(self) -> Any:
+        return self.holder.attributes[self.name] if self.attribute else self.holder.const_value
+
+    def restore(self, kept: Any) -> None:
+        if self.attribute:
+            self.holder.attributes[self.name] = kept
+        else:
+            self.holder.const_value = kept
+
+    def get(self) -> Any:
+        return self.kept().value if self.attribute else self.kept()
+
+    def put(self, tensor: Any) -> None:
+        if self.attribute:
+            old = self.kept()
+            self.restore(type(old)(self.name, old.type, tensor, doc_string=old.doc_string))
+        else:
+            self.restore(tensor)
+
+
+def _places(model: Any) -> Iterator[_Place]:
+    """Every tensor of a model that is by itself (not in a list)."""
+    for graph in _graphs(model):
+        yield from (_Place(value, value.name, False) for value in graph.initializers.values())
     for node in _nodes(model):
-        for attribute in node.attributes.values():
+        for name, attribute in list(node.attributes.items()):
             if attribute.type.name == "TENSOR" and attribute.value is not None:
-                yield attribute.value
-            elif attribute.type.name == "TENSORS" and attribute.value is not None:
-                yield from attribute.value
+                yield _Place(node, name, True)
 
 
 def _protos(graph: Any) -> Iterator[Any]:
