@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from graphopt.api import optimize_file as optimize_file
     from graphopt.bisection import Blame as Blame
     from graphopt.bisection import bisect as bisect
+    from graphopt.difference import Diff as Diff
+    from graphopt.difference import diff as diff
     from graphopt.errors import ExternalDataError as ExternalDataError
     from graphopt.errors import GraphoptError as GraphoptError
     from graphopt.errors import ModelError as ModelError
@@ -37,7 +39,15 @@ if TYPE_CHECKING:
     from graphopt.report import Report as Report
     from graphopt.rewrite import RuleSet as RuleSet
     from graphopt.rewrite import refuse as refuse
-    from graphopt.rewrite import rule as rule
+    from graphopt.rewrite.rule import rule as rule
+    from graphopt.subgraphs.chain import Chain as Chain
+    from graphopt.subgraphs.compose import compose as compose
+    from graphopt.subgraphs.extract import extract as extract
+    from graphopt.subgraphs.extract import extract_file as extract_file
+    from graphopt.subgraphs.partition import partition as partition
+    from graphopt.subgraphs.preprocess import preprocess as preprocess
+    from graphopt.subgraphs.replace import replace as replace
+    from graphopt.targets.profile import profile as profile
     from graphopt.verify import VerificationReport as VerificationReport
     from graphopt.verify import verify as verify
 
@@ -46,6 +56,8 @@ __version__ = "0.1.0"
 # Where each public name lives.
 _HOME = {
     "Blame": "bisection",
+    "Chain": "subgraphs.chain",
+    "Diff": "difference",
     "ExternalDataError": "errors",
     "GraphoptError": "errors",
     "Model": "ir",
@@ -62,17 +74,27 @@ _HOME = {
     "VerificationError": "errors",
     "VerificationReport": "verify",
     "bisect": "bisection",
+    "compose": "subgraphs.compose",
+    "diff": "difference",
+    "extract": "subgraphs.extract",
+    "extract_file": "subgraphs.extract",
     "fuse": "api",
     "load": "ir",
     "optimize": "api",
     "optimize_file": "api",
+    "partition": "subgraphs.partition",
+    "preprocess": "subgraphs.preprocess",
+    "profile": "targets.profile",
     "refuse": "rewrite",
+    "replace": "subgraphs.replace",
     "rule": "rewrite",
     "save": "ir",
     "verify": "verify",
 }
 __all__ = [
     "Blame",
+    "Chain",
+    "Diff",
     "ExternalDataError",
     "GraphoptError",
     "Model",
@@ -90,11 +112,19 @@ __all__ = [
     "VerificationReport",
     "__version__",
     "bisect",
+    "compose",
+    "diff",
+    "extract",
+    "extract_file",
     "fuse",
     "load",
     "optimize",
     "optimize_file",
+    "partition",
+    "preprocess",
+    "profile",
     "refuse",
+    "replace",
     "rule",
     "save",
     "verify",

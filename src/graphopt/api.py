@@ -20,6 +20,7 @@ from graphopt.report import Report
 from graphopt.rewrite import Context
 
 if TYPE_CHECKING:
+    from graphopt.interop import Adapter
     from graphopt.verify import Budget
 
 Path = str | os.PathLike[str]
@@ -56,8 +57,24 @@ def optimize(
     fast_math: bool = ...,
     progress: Progress | None = ...,
 ) -> tuple[ModelProto, Report]: ...
+@overload
+def optimize(  # other libraries' models, as the same kind; what is exported, as a ModelProto
+    model: Any,
+    passes: Any = ...,
+    *,
+    target: str = ...,
+    verify: str = ...,
+    inputs: Any = ...,
+    inplace: bool = ...,
+    with_report: bool = ...,
+    verify_budget: float | Budget | None = ...,
+    fast_math: bool = ...,
+    progress: Progress | None = ...,
+    example_inputs: Any = ...,
+    dynamic_shapes: Any = ...,
+) -> Any: ...
 def optimize(
-    model: ModelProto | Path | Model,
+    model: Any,
     passes: Any = "default",
     *,
     target: str = "onnx",
@@ -68,17 +85,26 @@ def optimize(
     verify_budget: float | Budget | None = None,
     fast_math: bool = False,
     progress: Progress | None = None,
-) -> ModelProto | tuple[ModelProto, Report]:
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+) -> Any:
     """Optimizes a model in memory.
 
-    model: a ModelProto (not changed), a path, or an IR Model. passes: names, passes, rules, pipelines, presets, or a
-    list of them ("default", "fuse", "cleanup"; `graphopt passes` lists all). target: "onnx" (any runtime),
-    "onnxruntime" (may use com.microsoft operators) or "tensorrt". verify: "numeric" compares with the original in ONNX
-    Runtime, "rewrites" also checks each rewrite and undoes what is wrong (`report.reverted`), "check" looks at
-    validity and interface only, "off" at nothing. inputs: a feed dict or a list of them to verify with, instead of made
-    ones. inplace: change the given ModelProto or Model itself. verify_budget: seconds, or a `graphopt.verify.Budget`;
-    what does not fit is in `report.verification.unchecked`. fast_math: allow rewrites that are equal only while every
-    value is finite (the pass "fast-math" first). progress: called with (stage, done, total).
+    model: a ModelProto (not changed), a path, an IR Model; or a model of another library, see below. passes: names,
+    passes, rules, pipelines, presets, or a list of them ("default", "fuse", "cleanup"; `graphopt passes` lists all).
+    target: "onnx" (any runtime), "onnxruntime" (may use com.microsoft operators) or "tensorrt". verify: "numeric"
+    compares with the original in ONNX Runtime, "rewrites" also checks each rewrite and undoes what is wrong
+    (`report.reverted`), "check" looks at validity and interface only, "off" at nothing. inputs: a feed dict or a list
+    of them to verify with, instead of made ones. inplace: change the given ModelProto or Model itself. verify_budget:
+    seconds, or a `graphopt.verify.Budget`; what does not fit is in `report.verification.unchecked`. fast_math: allow
+    rewrites that are equal only while every value is finite (the pass "fast-math" first). progress: called with (stage,
+    done, total).
+
+    An `onnx_graphsurgeon.Graph` or `onnx_ir.Model` comes back as a new one of its kind. A `torch.nn.Module` is exported
+    with its `example_inputs` (a tensor, a tuple, or a dict of keyword arguments) and `dynamic_shapes` (as for
+    `torch.export.export`), an `ExportedProgram` as it is, a Keras model or `tf.function` by tf2onnx; what is exported
+    must give, in ONNX Runtime, what the library itself gives on the example inputs, and the optimized model what the
+    exported one gives. `graphopt.interop` has these steps alone, with the exporters' own options.
 
     Returns the optimized ModelProto; with `with_report`, a pair of it and the `Report`. Raises a GraphoptError:
     ModelError (not valid ONNX), UnknownPassError, PipelineSyntaxError, RewriteCycle, OutputError (2 GiB or more: use
@@ -92,28 +118,57 @@ def optimize(
     """
     began = time.perf_counter()
     pipeline = _prepare(passes, target, verify, fast_math)
+    adapter: Adapter | None = None
+    said: list[str] = []
+    if not _is_own(model) or example_inputs is not None or dynamic_shapes is not None:
+        adapter, model, said = _taken(model, example_inputs, dynamic_shapes, verify, inplace)
+    result, made, report = _optimize(model, pipeline, target, verify, inputs, verify_budget, progress, adapter is None)
+    output: Any = made
+    if adapter is not None:
+        output, lost = adapter.from_model(result)
+        said += lost
+    elif inplace and isinstance(model, ModelProto):
+        model.CopyFrom(output)
+        output = model
+    elif inplace and isinstance(model, Model):
+        model.reload(result.commit(), result.store)
+    report.warnings += said
+    report.seconds = time.perf_counter() - began
+    return (output, report) if with_report else output
+
+
+def _optimize(
+    model: ModelProto | Path | Model,
+    pipeline: Pipeline,
+    target: str,
+    verify: str,
+    inputs: Any,
+    budget: float | Budget | None,
+    progress: Progress | None,
+    to_proto: bool,
+) -> tuple[Model, ModelProto | None, Report]:
+    """The optimized model, verified, and as a proto if that is wanted."""
     source, plain = _source(model), isinstance(model, ModelProto)
+    made: ModelProto | None = None
+
+    def original() -> ModelProto | Path:
+        return ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
+
     if verify == "rewrites":
-        original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
-        task = _task(source, pipeline, target, progress, lambda found: ir.to_proto(found, whole=not plain))
-        result, made, report = settle(task, original, inputs, verify_budget, "", progress)
+        write = (lambda found: ir.to_proto(found, whole=not plain)) if to_proto else None
+        task = _task(source, pipeline, target, progress, write)
+        result, made, report = settle(task, original(), inputs, budget, "", progress)
     else:
-        made = None
         result, ctx = _run(source, pipeline, target, progress)
         report = ctx.close()
         if verify != "off":
             confirm(source, result, report, _prefix(source, pipeline, target))
-    proto = made if made is not None else ir.to_proto(result, whole=not plain)
+    if to_proto and made is None:
+        made = ir.to_proto(result, whole=not plain)
     if verify == "numeric":
-        original = ir.to_proto(source(), whole=True) if isinstance(model, Model) else model
-        examine(original, proto, report, _replayer(source, pipeline, target), inputs, verify_budget, "", progress)
-    if inplace and isinstance(model, ModelProto):
-        model.CopyFrom(proto)
-        proto = model
-    elif inplace and isinstance(model, Model):
-        model.reload(result.commit(), result.store)
-    report.seconds = time.perf_counter() - began
-    return (proto, report) if with_report else proto
+        replay = _replayer(source, pipeline, target)
+        examine(original(), result if made is None else made, report, replay, inputs, budget, "", progress)
+    return result, made, report
 
 
 def optimize_file(
@@ -162,13 +217,16 @@ def optimize_file(
     return report
 
 
-def fuse(model: ModelProto | Path | Model, **options: Any) -> ModelProto | tuple[ModelProto, Report]:
+@overload
+def fuse(model: ModelProto | Path | Model, **options: Any) -> ModelProto | tuple[ModelProto, Report]: ...
+@overload
+def fuse(model: Any, **options: Any) -> Any: ...
+def fuse(model: Any, **options: Any) -> Any:
     """`optimize` with the preset "fuse": vertical fusion and the clean-up that it needs. Same options and errors."""
-    result: ModelProto | tuple[ModelProto, Report] = optimize(model, "fuse", **options)
-    return result
+    return optimize(model, "fuse", **options)
 
 
-def explain(model: ModelProto | Path | Model, passes: Any, *, target: str = "onnx") -> Report:
+def explain(model: Any, passes: Any, *, target: str = "onnx") -> Report:
     """Runs passes on a copy and returns what they did (`rewrites`) and what they refused, why (`refusals`)."""
     pipeline = _prepare(passes, target, "off")
     return _run(_source(model), pipeline, target, None)[1].close()
@@ -182,19 +240,38 @@ def _prepare(passes: Any, target: str, verify: str, fast_math: bool = False) -> 
     return Pipeline.of(["fast-math", passes] if fast_math else passes)
 
 
-def _is_path(model: Any) -> bool:
-    return isinstance(model, (str, os.PathLike))
+def _is_own(model: Any) -> bool:
+    return isinstance(model, (ModelProto, Model, str, os.PathLike))
 
 
-def _source(model: ModelProto | Path | Model) -> Callable[[], Model]:
+def _taken(
+    model: Any, example_inputs: Any, dynamic_shapes: Any, verify: str, inplace: bool
+) -> tuple[Adapter, Model, list[str]]:
+    """A model of another library: its adapter, the model itself, and what is to be said of it."""
+    from graphopt.interop import Request, accepted, adapter_of
+
+    adapter = adapter_of(model)
+    if adapter is None and _is_own(model):
+        raise GraphoptError("example_inputs and dynamic_shapes are for models to be exported (torch, TensorFlow)")
+    if adapter is None:
+        raise GraphoptError(f"cannot optimize a {type(model).__name__}: give {accepted()}")
+    if inplace:
+        raise GraphoptError("inplace is for a ModelProto or a graphopt Model; take the model that is returned")
+    request = Request(example_inputs, dynamic_shapes, check=verify in ("numeric", "rewrites"))
+    return adapter, adapter.to_model(model, request), request.said
+
+
+def _source(model: Any) -> Callable[[], Model]:
     """A function that gives the original as a fresh IR model."""
     if isinstance(model, ModelProto):
         return lambda: ir.from_proto(model)
     if isinstance(model, Model):
         return model.clone().clone
-    if _is_path(model):
+    if _is_own(model):
         return lambda: ir.load(model)
-    raise GraphoptError(f"cannot optimize a {type(model).__name__}: give a ModelProto, a path or a graphopt Model")
+    from graphopt.interop import model_of
+
+    return model_of(model, "optimize").clone
 
 
 @paused()

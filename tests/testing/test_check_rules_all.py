@@ -29,7 +29,7 @@ def test_few_models_of_each(part: int) -> None:
 
     checks = check_rules(RULES[part::4], instances=FEW, seed=7)
     assert not complaints(checks, unfired=False)
-    assert sum(bool(check.equal) for check in checks) > 0.8 * len(checks)
+    assert sum(bool(check.equal) for check in checks) > 0.7 * len(checks)
 
 
 def test_names_are_rules_and_passes() -> None:

@@ -17,7 +17,23 @@ _EPILOG = "Exit codes: 0 done, 1 verification failed, 2 bad input or usage."
 
 def build() -> typer.Typer:
     """The typer application with all commands."""
-    from graphopt.cli import bench, bisect, calibrate, check_rules, explain, fuse, inspect, optimize, passes, verify
+    from graphopt.cli import (
+        bench,
+        bisect,
+        calibrate,
+        check_rules,
+        compose,
+        diff,
+        explain,
+        extract,
+        fuse,
+        inspect,
+        optimize,
+        partition,
+        passes,
+        replace,
+        verify,
+    )  # fmt: skip
 
     app = typer.Typer(
         help=_HELP,
@@ -28,8 +44,9 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     commands = (
-        fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, explain.explain,
-        passes.passes, check_rules.check_rules, calibrate.calibrate,
+        fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, diff.diff,
+        explain.explain, extract.extract, replace.replace, partition.partition, compose.compose, passes.passes,
+        check_rules.check_rules, calibrate.calibrate,
     )  # fmt: skip
     for command in commands:
         app.command(epilog=_EPILOG)(command)

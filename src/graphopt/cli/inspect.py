@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg, Target
+from graphopt.cli._options import DebugOpt, JsonOpt, ModelArg, Target, load_inputs
 from graphopt.cli._text import printable
 from graphopt.cli._times import human_seconds
 from graphopt.errors import GraphoptError
@@ -22,6 +23,17 @@ DimOpt = Annotated[
         help="Size of a dynamic dimension for FLOPs and times; 1 where none is given. Repeatable.",
     ),
 ]  # fmt: skip
+DataOpt = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DATA.npz", show_default=False, help="With --profile: inputs, an array for each."),
+]
+PlotOpt = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory-plot", metavar="FILE.svg", show_default=False,
+        help="Draw the bytes of activations alive over the nodes (.svg, .png, .pdf; needs matplotlib).",
+    ),
+]  # fmt: skip
 RuntimeOpt = Annotated[
     Target, typer.Option("--target", "-t", help="Whose times to estimate; onnx: those of onnxruntime.")
 ]
@@ -31,6 +43,10 @@ def inspect(
     model: ModelArg,
     dim: DimOpt = None,
     target: RuntimeOpt = Target.onnxruntime,
+    layers: Annotated[bool, typer.Option("--layers", help="List the layers with FLOPs and bytes.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Run it; list time by original layer.")] = False,
+    data: DataOpt = None,
+    memory_plot: PlotOpt = None,
     json: JsonOpt = False,
     debug: DebugOpt = False,
 ) -> int:
@@ -44,17 +60,53 @@ def inspect(
     Examples:
       graphopt inspect model.onnx
       graphopt inspect model.onnx --dim batch=8 --dim sequence=128
+      graphopt inspect model.onnx --layers --memory-plot memory.svg
+      graphopt inspect model.opt.onnx --profile   (time by layers of the original)
       graphopt inspect model.onnx --json | jq .flops
     """
+    from graphopt.cli import _layers
     from graphopt.cli._survey import survey
     from graphopt.cli._ui import show, show_json
 
-    facts = survey(model, _bindings(dim), target.value)
+    if data is not None and not profile:
+        raise GraphoptError("--data goes with --profile; add it, or leave it out")
+    if memory_plot is not None:
+        _layers.check_plot(memory_plot)
+    bindings = _bindings(dim)
+    facts = survey(model, bindings, target.value)
+    pages = [_page(facts)]
+    if layers or memory_plot is not None:
+        bound, sizes, fits = _bound(model, bindings)
+        if layers:
+            facts["layers"] = _layers.layer_rows(bound, sizes)
+            pages.append(_layers.layers_page(facts["layers"]))
+        if memory_plot is not None:
+            if not fits:
+                raise GraphoptError("its operators need other sizes than 1; give some with --dim")
+            facts["memory"] = _layers.memory_rows(bound, sizes, memory_plot, model.name)
+            pages.append([f"wrote {memory_plot}"])
+    if profile:
+        from graphopt.targets.profile import profile as measure
+
+        feeds = load_inputs([data]) if data is not None else None
+        found = measure(model, feeds[0] if feeds else None)
+        facts["profile"] = found.to_dict()
+        pages.append(_layers.profile_page(found))
     if json:
         show_json(facts)
     else:
-        show(*_page(facts))
+        for place, page in enumerate(pages):
+            show(*(["", *page] if place else page))
     return 0
+
+
+def _bound(path: Path, bindings: dict[str, int]) -> tuple[Any, Any, bool]:
+    """The model with its dimensions fixed, what they are, and whether they suit it."""
+    from graphopt.cli._bind import bind, sizes_of
+    from graphopt.ir import load
+
+    model, fits = bind(load(path), bindings)
+    return model, sizes_of(model, bindings), fits
 
 
 def _bindings(dims: list[str] | None) -> dict[str, int]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto
 
 from graphopt.errors import ModelError
 from graphopt.ir import schema
 from graphopt.ir.node import Node, Value, release
+from graphopt.ir.provenance import mark, origin_of
 from graphopt.ir.tensor import NDArray, Tensor, fill
 
 if TYPE_CHECKING:
@@ -354,6 +355,31 @@ class Graph:
         if value.producer is not None:
             self.touch(value.producer)
 
+    def add_input(self, info: ValueInfoProto) -> Value:
+        """A new input of the main graph, after the others. Its name is free."""
+        assert isinstance(self.proto, GraphProto) and self.parent is None
+        self.proto.input.append(info)
+        value = self._define(info.name)
+        value.is_input = True
+        value.set_type(self.proto.input[-1].type)
+        self.inputs.append(value)
+        self.model.value_names.add(info.name)
+        self.model.journal.append(self._root)
+        return value
+
+    def set_outputs(self, values: Sequence[Value], infos: Sequence[ValueInfoProto]) -> None:
+        """Makes these values of the main graph what it returns; infos: their types, as declared."""
+        assert isinstance(self.proto, GraphProto) and self.parent is None
+        for value in self.outputs:
+            value.outs -= 1
+        self.outputs = list(values)
+        for value in values:
+            value.outs += 1
+        copies = [ValueInfoProto.FromString(info.SerializeToString()) for info in infos]
+        del self.proto.output[:]
+        self.proto.output.extend(copies)
+        self.model.journal.append(self._root)
+
     def replace(self, old: Value, new: Value) -> None:
         """See `Value.replace_with`."""
         if old is new:
@@ -380,7 +406,10 @@ class Graph:
         elif old.outs:
             if not takes_name:
                 source = new
-                new = self.insert("Identity", [source]).output
+                keeper = self.insert("Identity", [source])
+                assert old.producer is not None
+                mark(keeper, origin_of(old.producer))  # what the original made that was returned by this name
+                new = keeper.output
                 new.set_type(source.type)
                 self._swap_names(old, new)
             self.outputs = [new if value is old else value for value in self.outputs]

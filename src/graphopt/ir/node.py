@@ -120,7 +120,7 @@ class Node:
     """An operator call. Wraps its NodeProto, which stays untouched until the node changes.
 
     inputs hold None for an optional input left out; outputs hold a Value with an empty name for one not wanted.
-    sources: names of the original nodes that it stands for; rule: what made it.
+    sources, rules: where it comes from, as far as that was asked for; see `graphopt.ir.provenance`.
     """
 
     __slots__ = (
@@ -137,7 +137,7 @@ class Node:
         "outputs",
         "prev",
         "proto",
-        "rule",
+        "rules",
         "sources",
         "subgraphs",
     )
@@ -154,7 +154,7 @@ class Node:
         self.prev: Node = self
         self.next: Node = self
         self.sources: tuple[str, ...] = ()
-        self.rule = ""
+        self.rules: tuple[str, ...] = ()
         self._attributes: dict[str, AttributeProto] | None = None
         self._values: dict[str, Any] | None = None  # made when first needed: most nodes are never asked
 
@@ -165,6 +165,11 @@ class Node:
     def label(self) -> str:
         """A name to show people: the node's own, or its first output's."""
         return self.name or next((v.name for v in self.outputs if v.name), self.op)
+
+    @property
+    def rule(self) -> str:
+        """The last rule that was at it, or nothing."""
+        return self.rules[-1] if self.rules else ""
 
     @property
     def attributes(self) -> dict[str, AttributeProto]:

@@ -28,6 +28,12 @@ def captures(node: Node) -> list[Value]:
     return list(found)
 
 
+def reads_of(node: Node) -> list[Value]:
+    """The values that a node reads, those that its bodies capture included."""
+    own = [value for value in node.inputs if value is not None]
+    return own + captures(node) if node.subgraphs else own
+
+
 def reads(node: Node, graph: Graph) -> list[Node]:
     """The nodes of `graph` that must come before `node`."""
     values = node.inputs if not node.subgraphs else [*node.inputs, *captures(node)]

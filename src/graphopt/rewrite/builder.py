@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from graphopt.ir import Graph, NDArray, Node, Value
+from graphopt.ir.provenance import Origin, mark, mark_tensor, origin_of_all
 from graphopt.ir.schema import CONTROL_FLOW
 from graphopt.rewrite.pattern import Match
-
-RULE_KEY, SOURCES_KEY = "graphopt.rule", "graphopt.sources"  # in metadata_props of the nodes that rules make
-_SOURCES = 64  # names kept for one node
 
 
 class Builder:
@@ -21,20 +20,18 @@ class Builder:
     operands are dropped. If the rule then refuses, what was made is taken back.
     """
 
-    def __init__(self, graph: Graph, before: Node, rule: str, sources: tuple[str, ...]):
+    def __init__(self, graph: Graph, before: Node, rule: str, sources: Iterable[Node | str]):
         self.graph, self.before = graph, before
         self.nodes: list[Node] = []
         self._constants: list[Value] = []
         self._stands_for: list[tuple[Node, Node]] = []
-        self._rule, self._sources = rule, sources
-        self._match: Match | None = None  # where the sources come from, once a node is made: most matches are refused
+        self._rule, self._replaced = rule, sources
+        self._origin: Origin | None = None  # found out once something is made: most matches are refused
 
     @classmethod
     def at(cls, found: Match, rule: str) -> Builder:
         """A builder in front of a match."""
-        builder = cls(found.root.graph, found.root, rule, ())
-        builder._match = found
-        return builder
+        return cls(found.root.graph, found.root, rule, found.interior)
 
     def __getattr__(self, op: str) -> Any:
         if op.startswith("_"):
@@ -71,9 +68,7 @@ class Builder:
                 node.set_attr(key, attrs[key])
         if op in CONTROL_FLOW or domain:
             self.graph.attach(node)
-        if self._match is not None:
-            self._sources, self._match = sources_of(self._match.interior), None
-        mark(node, self._rule, self._sources)
+        mark(node, self._from())
         self.nodes.append(node)
         self._stands_for.append((node, like or self.before))
         if type_of is not None:
@@ -89,8 +84,17 @@ class Builder:
             data = data.astype(like.numpy().dtype, copy=False)
             hint = like.name or hint
         value = self.graph.constant(data, hint)
+        if value.tensor is not None:
+            mark_tensor(value.tensor.proto, self._from())
+        elif value.producer is not None:
+            mark(value.producer, self._from())
         self._constants.append(value)
         return value
+
+    def _from(self) -> Origin:
+        if self._origin is None:
+            self._origin = origin_of_all(self._replaced, self._rule)
+        return self._origin
 
     def settle(self) -> None:
         """Gives new nodes the names of the ones they stand for, where those are gone: profiles stay readable."""
@@ -109,19 +113,3 @@ class Builder:
                 self.graph.erase(value.producer)
             else:
                 self.graph.erase_initializer(value)
-
-
-def sources_of(nodes: list[Node]) -> tuple[str, ...]:
-    """The original nodes behind these, each once; of very many the first, or a long chain that collapses step by step
-    would cost the square of its length."""
-    found: dict[str, None] = {}
-    for node in nodes:
-        found.update(dict.fromkeys(node.sources or (node.label,)))
-    return tuple(found) if len(found) <= _SOURCES else tuple(found)[:_SOURCES]
-
-
-def mark(node: Node, rule: str, sources: tuple[str, ...]) -> None:
-    """Notes in the node's metadata_props what made it and from what."""
-    node.rule, node.sources = rule, sources
-    node.proto.metadata_props.add(key=RULE_KEY, value=rule)
-    node.proto.metadata_props.add(key=SOURCES_KEY, value=",".join(sources))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from graphopt.errors import GraphoptError
 from graphopt.verify.compare import Deviation, deviation, flatten, slack_of, tolerance_for
@@ -27,7 +25,7 @@ from graphopt.verify.values import feed_elements
 
 __all__ = ["Reference", "verify"]
 
-Model = ModelProto | str | os.PathLike[str]
+Model = Any  # a ModelProto, a path, or what graphopt.interop takes
 Feeds = Mapping[str, Any]
 
 _SEARCH_SHARE = 0.45  # of the seconds go into finding inputs and running the original
@@ -38,10 +36,11 @@ def verify(
 ) -> VerificationReport:
     """Compare `b` with the original `a`: the same interface, and the same outputs on the same inputs.
 
-    a, b: `ModelProto` or path. `a` runs without the optimizations of ONNX Runtime, `b` with all of them, as it will be
-    run. inputs: a dict name -> array (lists for sequences, dicts for maps), or several; None makes inputs that suit the
-    model, with two sizes of every symbolic dimension and two kinds of data. budget: of seconds and bytes; what does not
-    fit is listed in the report's `unchecked`. seed: of the inputs made.
+    a, b: `ModelProto`, path, or any object that `graphopt.optimize` takes. `a` runs without the optimizations of ONNX
+    Runtime, `b` with all of them, as it will be run. inputs: a dict name -> array (lists for sequences, dicts for
+    maps), or several; None makes inputs that suit the model, with two sizes of every symbolic dimension and two kinds
+    of data. budget: of seconds and bytes; what does not fit is listed in the report's `unchecked`. seed: of the inputs
+    made.
 
     Raises `ModelError` when a file is no model, `GraphoptError` when given `inputs` do not fit or do not run.
 

@@ -208,23 +208,23 @@ class Session:
         found: dict[str, Any] = {}
         if plain or not rest:
             names = list(dict.fromkeys(plain))
-            given = {name: _to_runtime(value, wrap=False) for name, value in feeds.items()}
+            given = {name: to_runtime(value, wrap=False) for name, value in feeds.items()}
             values = self._session.run(names, given, options)
             found.update(zip(names, (_from_runtime(value) for value in values), strict=True))
         if rest:
             names = list(dict.fromkeys(rest))
-            given = {name: _to_runtime(value, wrap=True) for name, value in feeds.items()}
+            given = {name: to_runtime(value, wrap=True) for name, value in feeds.items()}
             fetched = self._session.run_with_ort_values(names, given, options)
-            found.update(zip(names, (_by_pointer(value) for value in fetched), strict=True))
+            found.update(zip(names, (by_pointer(value) for value in fetched), strict=True))
         return [found[value.name] for value in self.outputs]
 
     def _fetch_tensors(self, feeds: Feeds, options: Any) -> list[Any]:
         """Looks at the size of what came out before any of it is copied."""
         names = list(dict.fromkeys(value.name for value in self.outputs))
-        given = {name: _to_runtime(value, wrap=True) for name, value in feeds.items()}
+        given = {name: to_runtime(value, wrap=True) for name, value in feeds.items()}
         fetched = self._session.run_with_ort_values(names, given, options)
         self._check_outputs(sum(map(_bytes_of, fetched)))
-        found = dict(zip(names, (np.array(_by_pointer(value)) for value in fetched), strict=True))
+        found = dict(zip(names, (np.array(by_pointer(value)) for value in fetched), strict=True))
         return [found[value.name] for value in self.outputs]
 
 
@@ -284,7 +284,7 @@ def _evaluator(source: Source, why: str) -> Any:
         raise LoadError(f"ONNX's reference evaluator refuses it: {one_line(error)}{also}") from error
 
 
-def _to_runtime(value: Any, wrap: bool) -> Any:
+def to_runtime(value: Any, wrap: bool) -> Any:
     """`value` as the runtime takes it; `wrap`: as an OrtValue whatever its type."""
     import onnxruntime
 
@@ -324,7 +324,7 @@ def raw_bytes(value: np.ndarray) -> np.ndarray:
     return padded.reshape(value.shape)
 
 
-def _by_pointer(value: Any) -> Any:
+def by_pointer(value: Any) -> Any:
     """An OrtValue as an array, read at its address where the runtime's Python binding cannot convert it."""
     elem_type = value.element_type()
     if elem_type not in BY_ADDRESS:

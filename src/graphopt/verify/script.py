@@ -1,11 +1,9 @@
-"""The script of a repro: it needs numpy and onnxruntime, nothing of graphopt, and unpickles nothing."""
+"""Scripts of folders that we write, a repro or an extract: they need numpy and onnxruntime, nothing of graphopt, and
+unpickle nothing."""
 
-SCRIPT = '''"""Runs both models on the inputs beside this file and prints how far apart they are.
+__all__ = ["REPLAY", "SCRIPT"]
 
-Needs numpy and onnxruntime. Exit code: 1 when they differ, 0 when they agree.
-"""
-
-import ctypes
+_COMMON = '''import ctypes
 import pathlib
 import sys
 
@@ -14,7 +12,6 @@ import onnxruntime as ort
 
 here = pathlib.Path(__file__).parent
 saved = np.load(here / "inputs.npz", allow_pickle=False)
-DISABLED = @DISABLED@  # of ONNX Runtime's optimizers: what it needs to run after.onnx right
 # Types that numpy lacks are stored as bytes, and go in and come out as such.
 CODES = {"bfloat16": 16, "float8e4m3fn": 17, "float8e4m3fnuz": 18, "float8e5m2": 19, "float8e5m2fnuz": 20, "uint4": 21,
          "int4": 22, "float4e2m1": 23, "uint2": 25, "int2": 26}
@@ -94,6 +91,17 @@ def shown(value):
     return " ".join(str(array).split())[:200]
 
 
+'''
+
+SCRIPT = (
+    '''"""Runs both models on the inputs beside this file and prints how far apart they are.
+
+Needs numpy and onnxruntime. Exit code: 1 when they differ, 0 when they agree.
+"""
+
+'''
+    + _COMMON
+    + """DISABLED = @DISABLED@  # of ONNX Runtime's optimizers: what it needs to run after.onnx right
 level = ort.GraphOptimizationLevel
 outputs, before = run("before.onnx", level.ORT_DISABLE_ALL)
 ways = [("as it is run", level.ORT_ENABLE_ALL, {}), ("without ORT's optimizations", level.ORT_DISABLE_ALL, {})]
@@ -114,4 +122,27 @@ for label, chosen, more in ways:
             print(f"    expected {shown(x)}")
             print(f"    actual   {shown(y)}")
 sys.exit(1 if wrong else 0)
+"""
+)
+
+REPLAY = (
+    '''"""Runs the model beside this file on its inputs and compares with what the whole model computed there.
+
+Needs numpy and onnxruntime. Exit code: 1 when something differs, 0 when all agrees.
+"""
+
 '''
+    + _COMMON
+    + """kinds, results = run("part.onnx", ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+saved = np.load(here / "expected.npz", allow_pickle=False)
+wrong = False
+for kind, result in zip(kinds, results):
+    if kind.type[7:-1] in CODES:
+        expected = np.ascontiguousarray(saved[kind.name]).view(np.uint8).ravel()[: result.size]
+    else:
+        expected = given(kind.name, kind.type)
+    wrong = compare(kind.name, expected, result) or wrong
+print("differs" if wrong else "agrees")
+sys.exit(1 if wrong else 0)
+"""
+)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
@@ -50,12 +50,18 @@ class Source:
     _temporary: list[weakref.finalize[..., Source]] = field(default_factory=list, repr=False)
 
     @classmethod
-    def of(cls, model: ModelProto | str | os.PathLike[str] | Source) -> Source:
-        """Wrap `model`. Raises `ModelError` when a file is missing, unreadable or not ONNX."""
+    def of(cls, model: Any) -> Source:
+        """Wrap a ModelProto, a path, or whatever `graphopt.interop.model_of` takes. Raises `ModelError` when a file is
+        missing, unreadable or not ONNX, `GraphoptError` for what is no model."""
         if isinstance(model, Source):
             return model
         if isinstance(model, ModelProto):
             return cls(model, None, model.graph.name or "model")._checked()
+        if not isinstance(model, (str, os.PathLike)):  # a graphopt Model, or another library's
+            from graphopt import interop, ir
+
+            proto = ir.to_proto(interop.model_of(model, "verify"), whole=True)
+            return cls(proto, None, proto.graph.name or "model")._checked()
         path = Path(model)
         try:
             proto = onnx.load_model(path, format="protobuf", load_external_data=False)

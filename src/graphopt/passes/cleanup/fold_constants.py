@@ -18,6 +18,7 @@ from onnx import TensorProto
 
 from graphopt.analysis.shapes import ensure_types
 from graphopt.ir import Graph, Model, NDArray, Node, Tensor, Value
+from graphopt.ir.provenance import mark, mark_tensor, origin_of_all
 from graphopt.ir.tensor import fill, payload_bytes
 from graphopt.passes.base import Pass
 from graphopt.passes.cleanup._evaluate import Evaluation
@@ -248,6 +249,11 @@ def _place(value: Value, array: NDArray, ctx: Context) -> None:
     if value.outs:  # a returned value keeps a node: runtimes disagree on initializers as outputs of bodies
         made = graph.adopt(tensor, value.name)
         node = graph.insert("Identity", [made], before=value.producer, name=f"{value.name}_constant")
+        assert value.producer is not None
+        origin = origin_of_all([value.producer], NAME)
+        mark(node, origin)
+        if made.tensor is not None:
+            mark_tensor(made.tensor.proto, origin)
         node.output.set_type(value.type)
         value.replace_with(node.output)
     else:

@@ -13,6 +13,7 @@ from onnx import FunctionProto, defs, inliner
 from graphopt.ir import Graph, Model, Node
 from graphopt.ir import schema as schemas
 from graphopt.ir.calls import check_calls
+from graphopt.ir.provenance import mark, origin_of_all
 from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
 
@@ -33,6 +34,7 @@ class InlineFunctions(Pass):
             ctx.refuse("inline-functions", "the call leaves out an operand that the function needs", call)
         if lacking:
             return
+        _mark(model)
         _write_out_defaults(model)
         _cover_sparse(model)
         names = sorted(key[1] for key in model.functions)
@@ -42,6 +44,16 @@ class InlineFunctions(Pass):
         after = sum(len(graph) for graph in model.scopes(functions=False))
         if len(model.functions) != len(names) or before != after:
             ctx.record("inline-functions", names, [], model.graph)
+
+
+def _mark(model: Model) -> None:
+    """Notes in the nodes of functions which they are: the inliner gives them other names, and keeps the notes."""
+    for body in model.functions.values():
+        pending = [body]
+        while pending:
+            for node in pending.pop():
+                mark(node, origin_of_all([node], "inline-functions"))
+                pending += node.subgraphs
 
 
 def _calls_that_lack_an_operand(model: Model) -> list[Node]:

@@ -111,7 +111,7 @@ def _apart(m: Match, new: Builder) -> list[Value]:
     """The parts of the map's operand: by a Split that an earlier use has left, or a new one."""
     split: Node = m.split
     for reader in m.x.users:
-        if reader.op == "Split" and reader.rule == NAME and reader.inputs[1:] == split.inputs[1:]:
+        if reader.op == "Split" and NAME in reader.rules and reader.inputs[1:] == split.inputs[1:]:
             same = len(reader.outputs) == len(split.outputs) and reader.graph is split.graph
             if same and all(
                 reader.attr(name, None) == split.attr(name, None) for name in ("axis", "split", "num_outputs")

@@ -76,7 +76,7 @@ def is_bounded(result: Shape | None, operands: Sequence[Shape | None]) -> bool:
 def copy_out(node: Node, loop: Node, given: Sequence[Value | None], shape: Shape | None, rule: str) -> Builder:
     """The node again, in front of the loop; constants of the body come along. Its name is a new one: bodies may share
     names, and what leaves them meets in one graph. shape: of the result, if that is known to differ."""
-    new = Builder(loop.graph, loop, rule, node.sources or (node.label,))
+    new = Builder(loop.graph, loop, rule, [node])
     inputs: list[Value | None] = []
     for value in given:
         own = value is not None and value.graph is node.graph

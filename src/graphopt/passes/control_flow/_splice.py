@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from graphopt.ir import Graph, Node, Value, captures
+from graphopt.ir.provenance import mark, origin_of_all
 
 
 def why_not(body: Graph) -> str:
@@ -14,12 +15,12 @@ def why_not(body: Graph) -> str:
     return ""
 
 
-def splice(body: Graph, given: Mapping[Value, Value]) -> tuple[list[Value], list[Node]]:
+def splice(body: Graph, given: Mapping[Value, Value], rule: str) -> tuple[list[Value], list[Node]]:
     """Copies a body in front of the node that holds it.
 
     given: for each input of the body, the value of the enclosing graph that it stands for. Returns what the body's
     outputs are in the enclosing graph, and the new nodes. New values get names that no scope uses; nested bodies come
-    along. The old body stays, to go away with its node; values in it may be renamed.
+    along, and say that `rule` moved them. The old body stays, to go away with its node; values in it may be renamed.
     """
     owner, graph = body.owner, body.parent
     assert owner is not None and graph is not None
@@ -31,6 +32,7 @@ def splice(body: Graph, given: Mapping[Value, Value]) -> tuple[list[Value], list
         if node.subgraphs:
             _rename_captured(node, body, here)
         copy = _copy(node, graph, owner, here)
+        mark(copy, origin_of_all([node], rule))
         made.append(copy)
         here.update((old, new) for old, new in zip(node.outputs, copy.outputs, strict=True) if old.name)
     return [here.get(value, value) for value in body.outputs], made
@@ -65,7 +67,6 @@ def _copy(node: Node, graph: Graph, before: Node, here: Mapping[Value, Value]) -
     proto.attribute.extend(node.proto.attribute)
     proto.metadata_props.extend(node.proto.metadata_props)
     proto.doc_string, proto.overload = node.proto.doc_string, node.proto.overload
-    copy.rule, copy.sources = node.rule, node.sources
     for old, new in zip(node.outputs, copy.outputs, strict=True):
         if old.name:
             new.set_type(old.type)

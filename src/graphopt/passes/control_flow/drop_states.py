@@ -16,7 +16,7 @@ from graphopt.ir import Graph, Model, Node, Value
 from graphopt.passes.base import Pass
 from graphopt.passes.control_flow._loops import loops
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.driver import site_of
 
 NAME = "drop-loop-states"
@@ -60,7 +60,7 @@ def _rewrite(loop: Node, body: Graph, states: list[int], ctx: Context) -> None:
     proto.CopyFrom(body.proto)
     for k in reversed(states):
         del proto.input[k + 2], proto.output[k + 1]
-    new = Builder(graph, loop, NAME, sources_of([loop]))
+    new = Builder(graph, loop, NAME, [loop])
     kept = [value for place, value in enumerate(loop.inputs) if place - 2 not in states]
     left = [value for place, value in enumerate(loop.outputs) if place not in states]
     pairs = [(loop.outputs[k], loop.inputs[k + 2]) for k in states]

@@ -153,7 +153,7 @@ def _move(node: Node, gather: Node, loop: Node, ctx: Context) -> Node:
     assert data is not None and data.shape is not None
     given = [data if value is gather.output else value for value in node.inputs]
     new = copy_out(node, loop, given, _result(node, gather, data.shape), NAME)
-    inside = Builder(body, node, NAME, node.sources or (node.label,))
+    inside = Builder(body, node, NAME, [node])
     row = inside.make("Gather", new.nodes[0].output, gather.inputs[1], name=node.name, axis=0, type_of=node.output)
     new.nodes += inside.nodes
     replace(node, row)

@@ -23,6 +23,6 @@ def inline_if(m: Match, new: Builder) -> Outcome:
     body = branches["then_branch" if decided else "else_branch"]
     if why_not(body):
         return refuse(why_not(body))
-    results, made = splice(body, {})
+    results, made = splice(body, {}, "inline-if")
     new.nodes += made
     return tuple(results)

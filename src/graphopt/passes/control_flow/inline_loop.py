@@ -34,7 +34,7 @@ def inline_loop(m: Match, new: Builder) -> Outcome:
     counter = new.constant(np.zeros(_shape(body, 0), np.int64), "iteration")
     condition = m.condition or new.constant(np.ones(_shape(body, 1), np.bool_), "condition")
     given = dict(zip(body.inputs, (counter, condition, *m.initial), strict=True))
-    results, made = splice(body, given)
+    results, made = splice(body, given, "inline-loop")
     new.nodes += made
     states = len(m.initial)
     return (*results[1 : states + 1], *(make_squeeze(new, v, (0,), node, "Unsqueeze") for v in results[states + 1 :]))

@@ -11,7 +11,7 @@ from graphopt.passes.horizontal import _join
 from graphopt.passes.horizontal._finish import finish
 from graphopt.passes.horizontal._siblings import Family, stage_constants, weight_axis
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 
 
 def merge(family: Family, concat: tuple[Node, int] | None, ctx: Context, rule: str) -> None:
@@ -19,7 +19,7 @@ def merge(family: Family, concat: tuple[Node, int] | None, ctx: Context, rule: s
     first = family.first
     old = family.nodes
     labels = [node.label for node in old]
-    new = Builder(first.graph, family.last, rule, sources_of(old))
+    new = Builder(first.graph, family.last, rule, old)
     inputs = family.inputs
     merged = _join.together(inputs, 1, new) if len(inputs) > 1 else inputs[0]
     for stage in family.stages:

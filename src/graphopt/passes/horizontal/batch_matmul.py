@@ -42,7 +42,7 @@ from graphopt.passes.horizontal._levels import (
 )
 from graphopt.passes.horizontal._siblings import BINARY, UNARY
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.driver import site_of
 from graphopt.rewrite.sweep import is_opaque
 
@@ -307,7 +307,7 @@ def _knows_rows(batch: Batch) -> bool:
 def _merge(batch: Batch, ctx: Context) -> None:
     old = [*batch.products, *(node for stage in batch.stages for node in stage)]
     labels = [node.label for node in old]
-    new = Builder(batch.last.graph, batch.last, NAME, sources_of(old))
+    new = Builder(batch.last.graph, batch.last, NAME, old)
     merged = _stacked(batch, new)
     for stage in [batch.products, *batch.stages]:
         merged = (_product if stage[0].op in PRODUCTS else _stage)(batch, stage, merged, new)

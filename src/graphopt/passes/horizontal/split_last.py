@@ -38,7 +38,7 @@ from graphopt.passes.horizontal._levels import (
 from graphopt.passes.horizontal._siblings import BINARY, UNARY
 from graphopt.passes.simplify._facts import normalize, option
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.driver import site_of
 from graphopt.rewrite.sweep import is_opaque
 
@@ -249,7 +249,7 @@ def _merge(chain: Chain, ctx: Context) -> None:
     graph = chain.split.graph
     old = [chain.split, *(node for stage in chain.stages for node in stage.nodes)]
     labels = [node.label for node in old]
-    new = Builder(graph, chain.split, NAME, sources_of(old))
+    new = Builder(graph, chain.split, NAME, old)
     merged = chain.split.inputs[0]
     total, tails = sum(chain.sizes), chain.tails
     for stage in chain.stages:

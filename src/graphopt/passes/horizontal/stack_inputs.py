@@ -37,7 +37,7 @@ from graphopt.passes.horizontal._levels import (
 )
 from graphopt.passes.horizontal._towers import Tower, grow, is_product_of_rows, keeps_items_apart, priced
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.driver import site_of
 from graphopt.rewrite.sweep import is_opaque
 
@@ -124,7 +124,7 @@ def _columns(node: Node) -> int:
 def _merge(tower: Tower, ctx: Context) -> None:
     old = tower.nodes
     graph, labels = old[0].graph, [node.label for node in old]
-    new = Builder(graph, tower.last, NAME, sources_of(old))
+    new = Builder(graph, tower.last, NAME, old)
     merged: list[Value] = [_join.together(tower.rows[0], 0, new)]
     for stage, rows in tower.stages:
         like = stage[0]
@@ -137,7 +137,7 @@ def _merge(tower: Tower, ctx: Context) -> None:
     for row in tower.exits():
         concat = _join.concat_of(tower.rows[row], 0)
         if concat is not None:
-            builder = Builder(graph, concat[0], NAME, sources_of([concat[0]]))
+            builder = Builder(graph, concat[0], NAME, [concat[0]])
             pairs.append((concat[0].output, _join.replaced_in(concat, tower.lanes, merged[row], builder)))
             new.nodes += builder.nodes
             old.append(concat[0])

@@ -23,7 +23,7 @@ from graphopt.passes.layout._planes import AXIS, find_ranks, has_form, operands,
 from graphopt.passes.recognition._forms import is_float
 from graphopt.passes.simplify._views import make_squeeze
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import Builder, sources_of
+from graphopt.rewrite.builder import Builder
 from graphopt.rewrite.driver import site_of
 from graphopt.rewrite.sweep import is_opaque
 
@@ -169,7 +169,7 @@ def _connected(chosen: list[Node]) -> list[list[Node]]:
 def _rewrite(stack: list[Node], ctx: Context) -> None:
     graph, inside = stack[0].graph, set(stack)
     labels = [node.label for node in stack]
-    new = Builder(graph, stack[0], NAME, sources_of(stack))
+    new = Builder(graph, stack[0], NAME, stack)
     wide: dict[Value, Value] = {}
     results: list[tuple[Value, Value]] = []
     for node in stack:

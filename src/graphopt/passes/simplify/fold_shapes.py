@@ -29,11 +29,11 @@ from graphopt.analysis.sizes import lists as _lists
 from graphopt.analysis.sizes.facts import Facts, List
 from graphopt.analysis.sizes.interface import keep
 from graphopt.analysis.sizes.poly import Size, TooLarge
-from graphopt.ir import Dim, Graph, Model, Node, Value
+from graphopt.ir import Dim, Graph, Model, NDArray, Node, Value
+from graphopt.ir.provenance import mark, mark_tensor, origin_of_all
 from graphopt.passes.base import Pass
 from graphopt.passes.simplify._facts import normalize, option, vector
 from graphopt.rewrite import Context
-from graphopt.rewrite.builder import mark, sources_of
 from graphopt.rewrite.sweep import is_opaque, sweep
 
 NAME = "fold-shapes"
@@ -182,13 +182,22 @@ class _Scope:
         if numbers is not None:
             dtype = helper.tensor_dtype_to_np_dtype(value.dtype or TensorProto.INT64)
             array = np.array(numbers[0] if found.is_scalar else numbers, dtype)
-            self.replace(node, self.graph.constant(array, value.name))
+            self.replace(node, self.constant(node, array, value.name))
         elif known is not None and (known.producer is None or known.producer.alive):
             self.replace(node, known)
         else:
             self.seen[key] = value
             return False
         return True
+
+    def constant(self, node: Node, array: NDArray, hint: str) -> Value:
+        """A constant that stands for something a node made, or reads."""
+        value, origin = self.graph.constant(array, hint), origin_of_all([node], NAME)
+        if value.tensor is not None:
+            mark_tensor(value.tensor.proto, origin)
+        elif value.producer is not None:
+            mark(value.producer, origin)
+        return value
 
     def replace(self, node: Node, new: Value) -> None:
         label, old = node.label, node.output
@@ -204,7 +213,7 @@ class _Scope:
         self.ctx.claim((node.output, node.output))
         if forget:
             node.set_attr(forget, None)
-        node.set_input(slot, self.graph.constant(vector(sizes), f"{node.label}_sizes"))
+        node.set_input(slot, self.constant(node, vector(sizes), f"{node.label}_sizes"))
         self.ctx.record(NAME, [node.label], [node.label], self.graph)
         if old is not None and old.producer is not None and old.graph is self.graph:
             sweep(old.producer)
@@ -237,8 +246,8 @@ class _Scope:
             made.set_attr("axes", axes)
         else:
             made.inputs.append(None)
-            made.set_input(1, graph.constant(vector(axes), "axes"))
-        mark(made, NAME, sources_of([node]))
+            made.set_input(1, self.constant(node, vector(axes), "axes"))
+        mark(made, origin_of_all([node], NAME))
         self.ctx.claim((node.output, made.output), nodes=(node,))
         node.output.replace_with(made.output)
         sweep(node)

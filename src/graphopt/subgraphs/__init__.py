@@ -1,0 +1,1 @@
+"""Parts of models: taken out, put back, cut apart, joined; see docs/subgraphs.md."""
