@@ -198,3 +198,46 @@ def test_counts_for_people():
     assert [human(n) for n in (0, 999, 1000, 999_499, 999_600, 38_800_000_000)] == [
         "0", "999", "1 K", "999 K", "1 M", "38.8 G",
     ]  # fmt: skip
+
+
+def test_layers_with_their_cost(graphopt, model):
+    shown = graphopt("inspect", model, "--layers")
+    assert (shown.code, shown.err) == (0, "")
+    assert "bytes moved" in shown.out
+    facts = json.loads(graphopt("inspect", model, "--layers", "--json").out)
+    assert sum(row["flops"] or 0 for row in facts["layers"]) == facts["flops"]
+
+
+def test_time_by_original_layer(graphopt, model, tmp_path):
+    labels = {node.name or node.output[0] for node in onnx.load(model).graph.node}
+    small = tmp_path / "small.onnx"
+    assert graphopt("optimize", model, "-q", "-o", small).code == 0
+    assert "of the time is attributed to original layers" in graphopt("inspect", small, "--profile").out
+    found = json.loads(graphopt("inspect", small, "--profile", "--json").out)["profile"]
+    assert found["attributed"] > 0.95
+    assert {name for layer in found["layers"] for name in layer["names"]} <= labels
+
+
+def test_memory_over_time(graphopt, model, tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need the plot extra")
+    for name in ("memory.svg", "memory.png"):
+        found = json.loads(graphopt("inspect", model, "--memory-plot", tmp_path / name, "--json").out)["memory"]
+        assert (tmp_path / name).stat().st_size > 1000
+        assert found["peak_bytes"] == max(row["bytes"] for row in found["nodes"])
+    drawn = (tmp_path / "memory.svg").read_bytes()
+    graphopt("inspect", model, "--memory-plot", tmp_path / "memory.svg")
+    assert len((tmp_path / "memory.svg").read_bytes()) == len(drawn)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "d.npz"], "--data goes with --profile"),
+        (["--memory-plot", "m.txt"], "name a file that ends in .svg"),
+        (["--memory-plot", "no/such/m.svg"], "does not exist"),
+    ],
+)
+def test_what_inspect_cannot_do(graphopt, model, options, message):
+    result = graphopt("inspect", model, *options)
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
