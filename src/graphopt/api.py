@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from onnx import ModelProto
 
 from graphopt import ir
+from graphopt.analysis.cost import machine_for
 from graphopt.analysis.record import Recorder
 from graphopt.errors import GraphoptError, OutputError
 from graphopt.finish import Task, check, confirm, examine, settle
@@ -285,6 +286,7 @@ def _run(
 ) -> tuple[Model, Context]:
     model = source()
     report = Report(model=model.graph.name, target=target, pipeline=str(pipeline))
+    report.machine = machine_for(target).source
     ctx = Context(target, report, progress=progress, vetoes=vetoes, recorder=Recorder(model) if record else None)
     report.nodes_before, report.bytes_before = _size(model)
     result = pipeline.run(model, ctx, source)

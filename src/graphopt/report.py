@@ -114,14 +114,16 @@ class Report:
     """The record of one run.
 
     model: its name (file name or graph name). target: "onnx", "onnxruntime" or "tensorrt". pipeline: parses back into
-    the pipeline that ran. refusals: rule -> reason -> names of the nodes it refused to touch. nodes_*: nodes in all
-    scopes. bytes_*: initializer bytes. validation, reverted: with `verify="rewrites"`, what was checked rewrite by
-    rewrite, and what was found wrong and undone. seconds: wall clock of the whole, verification included.
+    the pipeline that ran. machine: where the description of the target came from, "measured" if it was here. refusals:
+    rule -> reason -> names of the nodes it refused to touch. nodes_*: nodes in all scopes. bytes_*: initializer bytes.
+    validation, reverted: with `verify="rewrites"`, what was checked rewrite by rewrite, and what was found wrong and
+    undone. seconds: wall clock of the whole, verification included.
     """
 
     model: str = ""
     target: str = "onnx"
     pipeline: str = ""
+    machine: str = ""
     passes: list[PassReport] = field(default_factory=list)
     rewrites: list[Rewrite] = field(default_factory=list)
     refusals: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -165,6 +167,7 @@ class Report:
             "model": self.model,
             "target": self.target,
             "pipeline": self.pipeline,
+            "machine": self.machine,
             "nodes_before": self.nodes_before,
             "nodes_after": self.nodes_after,
             "bytes_before": self.bytes_before,
@@ -199,6 +202,7 @@ class Report:
             model=data["model"],
             target=data["target"],
             pipeline=data["pipeline"],
+            machine=data.get("machine", ""),
             passes=[PassReport(**p) for p in data["passes"]],
             rewrites=[
                 Rewrite(**{**r, "matched": tuple(r["matched"]), "new": tuple(r["new"])}) for r in data["rewrites"]

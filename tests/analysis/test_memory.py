@@ -11,7 +11,8 @@ from graphopt.analysis.shapes import infer
 
 
 def over_time(body: str, head: str = "(float[N] x) => (float[N] y)", n: int = 4) -> list[tuple[str, int, int]]:
-    model = ir.from_proto(parser.parse_model(f'<ir_version: 8, opset_import: ["": 17, "own": 1]> g {head} {{ {body} }}'))
+    text = f'<ir_version: 8, opset_import: ["": 17, "own": 1]> g {head} {{ {body} }}'
+    model = ir.from_proto(parser.parse_model(text))
     infer(model)
     return [(m.node.op, m.bytes, m.unknown) for m in activation_memory(model.graph, Sizes({"N": n}))]
 
