@@ -97,6 +97,10 @@ def test_a_batch_normalization_behind(norm: str) -> None:
             build([NORMS["LayerNormalization"], node("Mul", "n one", "y")], one=np.float32(np.inf)),
             "the constant is not",
         ),
+        (
+            build([NORMS["LayerNormalization"], node("Div", "n one", "y")], l=rand(6) * 1e-30, one=np.float32(1e-30)),
+            "the normalization's scale is so small",
+        ),
         (build([NORMS["LayerNormalization"], node("Mul", "n k", "y")]), "the constant is not one number for each norm"),
         (build([NORMS["LayerNormalization"], node("Mul", "n e", "y")], x=(2, 4, 5, "N")), "the constant is not one"),
         (

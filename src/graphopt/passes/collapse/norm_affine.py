@@ -7,7 +7,8 @@ real arithmetic, computed in float64 and rounded once.
 
 Guards: g and b constant; the map has one number, or one for each channel (LayerNormalization, RMSNormalization: for
 each normalized element, whose number is known) and leaves the shape as it is; it is no part of a written-out
-HardSigmoid; BatchNormalization in inference; new constants finite; the normalized value read by nothing else.
+HardSigmoid; BatchNormalization in inference; new constants finite; g not so small (1e-15) that the product with it
+may underflow, from where s would bring nothing back; the normalized value read by nothing else.
 
 A map behind a normalization is not folded into the product that reads it: kernels multiply by g anyway, and b would
 only move (LayerNormalization, MatMul 128 x 384 x 384 in ORT 1.31: 1.00).
@@ -26,6 +27,7 @@ from graphopt.rewrite import Builder, Match, P, Refusal, const, refuse, rule
 from graphopt.rewrite.rule import Outcome
 
 NORM = _norm.over("x")
+TINY = 1e-15
 _SHIFTED = frozenset({"BatchNormalization", "LayerNormalization"})
 
 
@@ -50,6 +52,8 @@ def collapse_norm_affine(m: Match, new: Builder) -> Outcome:
     if b is not None and b.numpy().shape != m.g.numpy().shape:
         return refuse("scale and bias of the normalization do not fit each other")
     scale = m.g.numpy().astype(np.float64)
+    if scale.any() and np.abs(scale[scale != 0]).min() < TINY:
+        return refuse("the normalization's scale is so small that what it makes may vanish, and would not do so here")
     shift = None if b is None else b.numpy().astype(np.float64)
     with np.errstate(all="ignore"):
         if affine.scale is not None:
