@@ -63,6 +63,11 @@ def test_bn_gemm(attrs: dict[str, Any], bias: bool) -> None:
     assert_same(before, after, {"x": rand(3, 4, seed=7)}, tol=5e-6)
 
 
+def test_what_is_constant_is_left_to_constant_folding() -> None:
+    _, report = apply(gemm(node("Sub", "k k", "a"), rand(3, 4)), "fuse-affine-gemm")
+    assert reasons(report, "fuse-affine-gemm") == ["both operands are constant, a matter of constant folding"]
+
+
 def test_bn_gemm_refuses_a_transposed_operand() -> None:
     nodes = [BN, node("Gemm", "a w", "y", transA=1)]
     before = model(nodes, {"x": [3, 4]}, ["y"], {"w": rand(3, 5), **STATISTICS})

@@ -55,6 +55,8 @@ def of_constant(node: Node, constant: Value, axis: int, channels: int, rank: int
     axis: where x has its channels, counted from the end (-1 is the last). The constant must neither vary along another
     axis nor have more dims than x. `constant - x` is a map, too; `constant / x` is none.
     """
+    if all(value is None or value.is_const for value in node.inputs):  # c - c is 0, but c W - c W may be a rounding
+        return refuse("both operands are constant, a matter of constant folding")
     array = constant.numpy()
     values = along(array, axis, channels, rank)
     if values is None:
