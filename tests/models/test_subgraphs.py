@@ -9,7 +9,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto
 
 from graphopt import Chain, ir, partition
 from graphopt.ir import Graph, Model, Node
@@ -50,13 +52,22 @@ def computing(graph: Graph) -> list[Node]:
     return [node for node in graph if node.op != "Constant" or node.domain]
 
 
+def rounded_to(model: Model, dtype: str) -> str:
+    """The type that values are rounded to where a model is cut: the runtime computes 16-bit numbers in float32."""
+    weights = (value.dtype for value in model.graph.initializers.values())
+    return "float16" if dtype == "float32" and TensorProto.FLOAT16 in weights else dtype
+
+
 def run_alone(region: Region, values: dict[str, Any]) -> None:
     part = extract_region(region)
     session = Session(Source.of(ir.to_proto(part)))
     results = session.run({value.name: values[value.name] for value in region.inputs if value.name in values})
     for value, result in zip(region.outputs, results, strict=True):
         found = deviation(values[value.name], result)
-        assert tolerance_for(found.dtype, 4).allows(found), (region.nodes[0], value.name, found.in_words())
+        assert tolerance_for(rounded_to(region.graph.model, found.dtype), 4).allows(found), (
+            value.name,
+            found.in_words(),
+        )
 
 
 def test_every_node_alone(real_model: Path) -> None:
@@ -68,7 +79,7 @@ def test_every_node_alone(real_model: Path) -> None:
     feeds = feeds_of(real_model)
     regions = [region_of([node]) for node in computing(model.graph)]
     names = {value.name for region in regions for value in (*region.inputs, *region.outputs)}
-    values = capture(Source.of(real_model), sorted(names), feeds)
+    values = capture(Source(onnx.load(real_model), memory=32 << 30), sorted(names), feeds)
     for region in regions:
         run_alone(region, values)
 
@@ -123,7 +134,8 @@ def test_random_cuts(real_model: Path) -> None:
         results = Chain.of(found, optimize=False).run(feeds)
         for name, value in zip(found.outputs, expected, strict=True):
             apart = deviation(value, results[name])
-            assert tolerance_for(apart.dtype, len(names)).allows(apart), (name, apart.in_words())
+            limit = tolerance_for(rounded_to(model, apart.dtype), len(names))
+            assert limit.allows(apart), (name, apart.in_words())
 
 
 def test_time_is_attributed_to_original_nodes(real_model: Path) -> None:

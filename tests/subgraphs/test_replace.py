@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from graphopt import extract, optimize, replace, verify
+from graphopt import extract, ir, optimize, replace, verify
 from graphopt.errors import GraphoptError
+from graphopt.subgraphs.extract import extract_region
+from graphopt.subgraphs.region import region_of
 
 HEAD = '<ir_version: 8, opset_import: ["": 17]> g '
 MODEL = parser.parse_model(
@@ -64,6 +66,36 @@ def test_a_part_with_bodies_and_weights() -> None:
     new = replace(model, part)
     assert len({name for node in new.graph.node for name in node.output}) == len(new.graph.node)
     assert new.graph.initializer[0].raw_data == large.raw_data
+
+
+def test_bodies_that_share_names() -> None:
+    """A part goes back into the body that it is from; one that does not say which is refused."""
+    loop = (
+        "%s = Loop(n, go, x) <body = b (int64 i, bool c, float[N] s) => (bool d, float[N] t)"
+        "{ d = Identity(c)  u = %s(s)  t = Relu(u) }> "
+    )
+    text = loop % ("y", "Neg") + loop % ("z", "Abs")
+    head = "(float[N] x, int64 n) => (float[N] y, float[N] z) { go = Constant<value = bool {1}>() "
+    model = parser.parse_model(HEAD + head + text + "}")
+    model.graph.node[1].name, model.graph.node[2].name = "first", "second"
+    whole = ir.from_proto(model)
+    bodies = [graph for graph in whole.scopes() if graph.parent is not None]
+    part = ir.to_proto(extract_region(region_of([bodies[1].nodes[1]])))
+    new = replace(model, part)
+    assert verify(model, new).ok
+    assert [n.op_type for n in new.graph.node[2].attribute[0].g.node][1] == "Abs"
+    del part.metadata_props[:]
+    with pytest.raises(GraphoptError, match="several bodies have tensors named"):
+        replace(model, part)
+
+
+def test_not_into_functions() -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17, "own": 1]> g (float[N] x) => (float[N] y) { y = own.f(x) }'
+        '<domain: "own", opset_import: ["": 17]> f (p) => (q) { r = Exp(p)  q = Abs(r) }'
+    )
+    with pytest.raises(GraphoptError, match="inline functions first"):
+        replace(model, extract(model, outputs="r"))
 
 
 def test_types_must_fit() -> None:

@@ -110,4 +110,5 @@ def parse_type(text: str, shape: list[int | str | None], known_shape: bool = Tru
     kind = dict(TensorProto.DataType.items()).get(name)
     if kind is None:
         return None
-    return helper.make_tensor_type_proto(kind, [dim or None for dim in shape] if known_shape else None)
+    # The runtime gives [] for an unknown rank and for a scalar alike.
+    return helper.make_tensor_type_proto(kind, [dim or None for dim in shape] if known_shape and shape else None)

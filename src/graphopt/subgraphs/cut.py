@@ -10,7 +10,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, TensorProto, TypeProto, 
 from graphopt.analysis.shapes import UNKNOWN
 from graphopt.errors import GraphoptError
 from graphopt.ir import Graph, Model, Node, Value
-from graphopt.subgraphs.region import Region
+from graphopt.subgraphs.region import SCOPE_KEY, Region, scope_of
 
 __all__ = ["LEAST_IR", "cut"]
 
@@ -30,6 +30,9 @@ def cut(region: Region, types: Types, *, weights: bool = True, name: str = "") -
     source.commit()  # bodies are part of their nodes' protos
     proto = ModelProto(ir_version=max(LEAST_IR, source.ir_version), producer_name="graphopt")
     _import(proto, region.graph)
+    place = scope_of(region.graph)
+    if place:
+        proto.metadata_props.add(key=SCOPE_KEY, value=place)
     graph = proto.graph
     graph.name = name or f"{source.graph.name or 'model'}_part"
     defaults = [value for value in region.inputs if value.tensor is not None]

@@ -7,6 +7,7 @@ capture are inputs as well. Constants come along, from whichever enclosing scope
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from graphopt.errors import GraphoptError
 from graphopt.ir import Graph, Node, Value
 from graphopt.ir.order import reads_of
 
-__all__ = ["Region", "is_convex", "region_of"]
+__all__ = ["SCOPE_KEY", "Region", "is_convex", "region_of", "scope_of"]
+
+SCOPE_KEY = "graphopt.scope"  # in metadata_props of a part: the body that it was in, as bodies may share names
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,16 @@ def region_of(
                 (constants if value not in ends and _comes_along(value) else entering)[value] = None
     found = tuple(outputs) if outputs is not None else tuple(_leaving(ordered, chosen))
     return Region(graph, ordered, tuple(inputs) if inputs is not None else tuple(entering), found, tuple(constants))
+
+
+def scope_of(graph: Graph) -> str:
+    """Where a body is: the labels of the nodes that hold it, the outermost first, each with which of its bodies it is.
+    Nothing for the main graph."""
+    steps: list[str] = []
+    while graph.owner is not None and graph.parent is not None:
+        steps.append(f"{graph.owner.label}#{list(graph.owner.subgraphs).index(graph)}")
+        graph = graph.parent
+    return json.dumps(steps[::-1]) if steps else ""
 
 
 def is_convex(region: Region) -> bool:

@@ -11,7 +11,7 @@ from graphopt.ir.external import shown
 from graphopt.subgraphs.boundary import before, types_of
 from graphopt.subgraphs.extract import Path, model_of
 from graphopt.subgraphs.graft import graft
-from graphopt.subgraphs.region import Region
+from graphopt.subgraphs.region import SCOPE_KEY, Region, scope_of
 
 __all__ = ["replace", "replace_in"]
 
@@ -38,7 +38,7 @@ def replace(model: ModelProto | Path | Model, part: ModelProto | Path | Model) -
 
 def replace_in(model: Model, part: Model) -> Model:
     """`replace` on a model that is changed; after an error it is void."""
-    graph, outputs = _place(model, [value.name for value in part.graph.outputs])
+    graph, outputs = _place(model, part)
     given = {}
     for value in part.graph.inputs:
         found = graph.find(value.name)
@@ -64,15 +64,27 @@ def replace_in(model: Model, part: Model) -> Model:
     return model
 
 
-def _place(model: Model, names: list[str]) -> tuple[Graph, list[Value]]:
-    for graph in model.scopes():
-        found = [graph.values[name] for name in names if name in graph.values]
-        if len(found) == len(names):
-            fixed = [value for value in found if value.producer is None]
-            if fixed:
-                raise GraphoptError(f"{shown(fixed[0].name)} is not computed in the model, so no part can replace it")
-            return graph, found
-    raise GraphoptError(f"the model has no scope with tensors named {', '.join(map(shown, names[:8]))}")
+def _place(model: Model, part: Model) -> tuple[Graph, list[Value]]:
+    """The scope that the part goes to, and what it replaces there."""
+    names = [value.name for value in part.graph.outputs]
+    places = [graph for graph in model.scopes() if all(name in graph.values for name in names)]
+    mark = next((entry.value for entry in part.proto.metadata_props if entry.key == SCOPE_KEY), "")
+    marked = [graph for graph in places if scope_of(graph) == mark]
+    if not places:
+        raise GraphoptError(f"the model has no scope with tensors named {', '.join(map(shown, names[:8]))}")
+    if len(places) > 1 and len(marked) != 1:
+        raise GraphoptError(
+            f"several bodies have tensors named {', '.join(map(shown, names[:8]))}, and the part does not say which is "
+            "meant; extract it again"
+        )
+    graph = marked[0] if len(marked) == 1 else places[0]
+    found = [graph.values[name] for name in names]
+    fixed = [value for value in found if value.producer is None]
+    if fixed:
+        raise GraphoptError(f"{shown(fixed[0].name)} is not computed in the model, so no part can replace it")
+    if graph.in_function:
+        raise GraphoptError("a part of a function is that of one call; inline functions first (inline-functions)")
+    return graph, found
 
 
 def _check_types(model: Model, part: Model, pairs: dict[Value, Value]) -> None:

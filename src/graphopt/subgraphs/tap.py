@@ -22,6 +22,8 @@ from graphopt.subgraphs.instance import CALL
 
 __all__ = ["caught", "runtime_types"]
 
+MEMORY = 16 << 30  # bytes that the run may take: all that is captured is there at once
+
 
 def caught(graph: Graph, values: Sequence[Value], feeds: Mapping[str, Any]) -> dict[str, Any]:
     """What these values of one scope hold when the model runs on `feeds`, as it is written; by name.
@@ -46,7 +48,7 @@ def _of_main(proto: ModelProto, names: Sequence[str], feeds: Mapping[str, Any]) 
     from graphopt.verify.source import Source
     from graphopt.verify.window import capture
 
-    return capture(Source.of(proto), names, feeds)
+    return capture(Source(proto, memory=MEMORY), names, feeds)
 
 
 def _of_body(model: Model, graph: Graph, values: Sequence[Value], feeds: Mapping[str, Any]) -> dict[str, Any]:
