@@ -29,6 +29,7 @@ from graphopt.verify.source import Source
 from graphopt.verify.window import capture
 
 REGIONS, CUTS = 14, 3  # for each model: over 85, more than 1,000 and 200
+MEMORY = 16 << 30  # bytes that a run may take: all inner values are kept
 NODES = 400  # of a model whose nodes are all extracted one by one
 
 
@@ -60,7 +61,7 @@ def rounded_to(model: Model, dtype: str) -> str:
 
 def run_alone(region: Region, values: dict[str, Any]) -> None:
     part = extract_region(region)
-    session = Session(Source.of(ir.to_proto(part)))
+    session = Session(Source(ir.to_proto(part), memory=MEMORY))
     results = session.run({value.name: values[value.name] for value in region.inputs if value.name in values})
     for value, result in zip(region.outputs, results, strict=True):
         found = deviation(values[value.name], result)
@@ -79,7 +80,7 @@ def test_every_node_alone(real_model: Path) -> None:
     feeds = feeds_of(real_model)
     regions = [region_of([node]) for node in computing(model.graph)]
     names = {value.name for region in regions for value in (*region.inputs, *region.outputs)}
-    values = capture(Source(onnx.load(real_model), memory=32 << 30), sorted(names), feeds)
+    values = capture(Source(onnx.load(real_model), memory=MEMORY), sorted(names), feeds)
     for region in regions:
         run_alone(region, values)
 
@@ -127,7 +128,7 @@ def test_random_cuts(real_model: Path) -> None:
     if is_random(model):
         pytest.skip("it draws random numbers")
     feeds = feeds_of(real_model)
-    expected = Session(Source.of(real_model)).run(feeds)
+    expected = Session(Source(onnx.load(real_model), memory=MEMORY)).run(feeds)
     names = [value.name for node in computing(model.graph) for value in node.outputs if value.name]
     for _ in range(CUTS):
         found = partition(model, cuts=rng.sample(names, min(len(names), rng.randint(1, 5))))

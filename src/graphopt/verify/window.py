@@ -241,7 +241,7 @@ def capture(source: Source, names: Iterable[str], feeds: Mapping[str, Any]) -> d
     model = source.copy()
     del model.graph.output[:]
     model.graph.output.extend(_known_value(source.proto.graph, name) for name in rest)
-    session = Session(Source(model, None, source.name))
+    session = Session(Source(model, None, source.name, source.memory))
     return {**found, **dict(zip(rest, session.run(feeds), strict=True))}
 
 
