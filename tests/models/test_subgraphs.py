@@ -17,7 +17,7 @@ from graphopt import Chain, ir, partition
 from graphopt.ir import Graph, Model, Node
 from graphopt.passes.cleanup.cse import RANDOM
 from graphopt.subgraphs.capture import captured
-from graphopt.subgraphs.extract import extract_region
+from graphopt.subgraphs.extract import extract_region, in_order
 from graphopt.subgraphs.region import Region, is_convex, region_of
 from graphopt.subgraphs.replace import replace_in
 from graphopt.targets.profile import profile
@@ -107,7 +107,7 @@ def grown(rng: random.Random, graph: Graph, size: int) -> set[Node]:
 
 def test_random_regions_alone_and_put_back(real_model: Path) -> None:
     rng = random.Random(real_model.name)
-    whole, model = ir.load(real_model), ir.load(real_model)
+    whole, model = ir.load(real_model), in_order(ir.load(real_model))
     feeds = feeds_of(real_model)
     fixed = is_random(whole)
     for _ in range(REGIONS):

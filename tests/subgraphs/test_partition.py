@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, parser
+from onnx import ModelProto, TensorProto, helper, parser
 
 from graphopt import Chain, partition
 from graphopt.errors import GraphoptError, ModelError, OutputError
@@ -48,6 +48,17 @@ def test_parts_are_of_one_kind() -> None:
     kinds = [part.kind for part in partition(MODEL, supported={"Neg", "Add", "Relu"}).parts]
     assert kinds == ["supported", "rest", "supported"]
     assert [p.kind for p in partition(MODEL, supported={"Erf"}, kinds=("gpu", "cpu")).parts] == ["cpu", "gpu", "cpu"]
+
+
+def test_files_that_are_in_no_order() -> None:
+    model = ModelProto()
+    model.CopyFrom(MODEL)
+    nodes = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    found = partition(model, cuts=["a", "c"])
+    assert [len(part.model.graph) for part in found.parts] == [1, 2, 1]
+    assert np.array_equal(Chain.of(found, optimize=False).run(X)["y"], whole()["y"])
 
 
 def test_what_tensorrt_takes() -> None:

@@ -95,7 +95,7 @@ def extract(
     """
     from graphopt.ir import load, save
     from graphopt.subgraphs.choose import choose
-    from graphopt.subgraphs.extract import extract_region
+    from graphopt.subgraphs.extract import extract_region, in_order
 
     stem = model.name.removesuffix(".onnx")
     target = output or model.with_name(f"{stem}.part" if with_data else f"{stem}.part.onnx")
@@ -106,7 +106,7 @@ def extract(
     if not with_data:
         check_writable(target, never=model)
     about(model, [target])
-    whole = load(model)
+    whole = in_order(load(model))
     known = {value for graph in whole.scopes() for value in graph.values}
     labels = {node.label for graph in whole.scopes() for node in graph}
     region = choose(

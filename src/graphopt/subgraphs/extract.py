@@ -15,12 +15,13 @@ from onnx import ModelProto
 
 from graphopt import ir
 from graphopt.ir import Model
+from graphopt.ir.order import is_sorted
 from graphopt.subgraphs.boundary import types_of
 from graphopt.subgraphs.choose import choose
 from graphopt.subgraphs.cut import cut
 from graphopt.subgraphs.region import Region
 
-__all__ = ["extract", "extract_file", "extract_region", "model_of"]
+__all__ = ["extract", "extract_file", "extract_region", "in_order", "model_of"]
 
 Names = str | Sequence[str] | None
 Path = str | os.PathLike[str]
@@ -106,11 +107,21 @@ def extract_region(region: Region, *, weights: bool = True, name: str = "") -> M
 
 
 def model_of(model: Any) -> Model:
-    """The model itself, or one read from a proto, a file or another library's object (see `graphopt.interop`). Raises
-    GraphoptError for anything else."""
+    """The model itself, or one read from a proto, a file or another library's object (see `graphopt.interop`); in
+    topological order, which some files are not in. Raises GraphoptError for anything else."""
     from graphopt import interop
 
-    return interop.model_of(model, "take a part of")
+    return in_order(interop.model_of(model, "take a part of"))
+
+
+def in_order(model: Model) -> Model:
+    """The model, or a copy that is in topological order."""
+    if all(is_sorted(graph) for graph in model.scopes()):
+        return model
+    copy = model.clone()
+    for graph in copy.scopes():
+        graph.ensure_sorted()
+    return copy
 
 
 def _names(names: Names) -> list[str] | None:

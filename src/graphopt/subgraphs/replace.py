@@ -38,6 +38,8 @@ def replace(model: ModelProto | Path | Model, part: ModelProto | Path | Model) -
 
 def replace_in(model: Model, part: Model) -> Model:
     """`replace` on a model that is changed; after an error it is void."""
+    for scope in model.scopes():
+        scope.ensure_sorted()
     graph, outputs = _place(model, part)
     given = {}
     for value in part.graph.inputs:
