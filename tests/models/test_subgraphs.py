@@ -136,7 +136,8 @@ def test_random_cuts(real_model: Path) -> None:
         for name, value in zip(found.outputs, expected, strict=True):
             apart = deviation(value, results[name])
             limit = tolerance_for(rounded_to(model, apart.dtype), len(names))
-            assert limit.allows(apart), (name, apart.in_words())
+            rounds = rounded_to(model, apart.dtype) != apart.dtype  # where it is cut, and what follows may be steep
+            assert limit.allows(apart) or (rounds and apart.rms <= limit.rms), (name, apart.in_words())
 
 
 def test_time_is_attributed_to_original_nodes(real_model: Path) -> None:
