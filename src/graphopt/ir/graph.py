@@ -263,6 +263,26 @@ class Graph:
             self.attach(node)
         return node
 
+    def insert_copy(self, node: Node, inputs: Sequence[Value | None], before: Node | None) -> Node:
+        """A copy of another scope's node that reads these values. Its bodies, if it has any, are in its proto: they are
+        to be read with `attach` once the tensors in it are of this model."""
+        names = [value.name for value in node.outputs]
+        stem = next((name for name in names if name), node.op)
+        copy = self.insert(
+            node.op, inputs, before=before, domain=node.domain, n_out=len(names), name=node.name or None, out=stem
+        )
+        proto = copy.proto
+        proto.attribute.extend(node.proto.attribute)
+        proto.metadata_props.extend(node.proto.metadata_props)
+        proto.doc_string, proto.overload = node.proto.doc_string, node.proto.overload
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            if old.name:
+                new.set_type(old.type)
+            else:  # not wanted
+                del self.values[new.name]
+                new.name = ""
+        return copy
+
     def attach(self, node: Node) -> None:
         """Reads the bodies in the attributes of a new node."""
         pending = self._read_bodies(node)

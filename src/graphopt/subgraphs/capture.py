@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,11 @@ import numpy as np
 from onnx import ModelProto
 
 from graphopt import ir
-from graphopt.errors import GraphoptError, OutputError
+from graphopt.errors import GraphoptError
 from graphopt.ir import Model
 from graphopt.ir.external import shown
 from graphopt.subgraphs.extract import extract_region
+from graphopt.subgraphs.folder import check_new, new_folder
 from graphopt.subgraphs.instance import CALL
 from graphopt.subgraphs.region import Region
 from graphopt.subgraphs.tap import caught
@@ -84,22 +83,12 @@ def write_extract(
     from graphopt.verify.storage import save_values
 
     target = Path(folder)
-    if target.exists():
-        raise OutputError(f"{target} is there already; choose another folder, or remove it")
+    check_new(target)
     given, expected = captured(region, inputs, seed=seed)
     part = extract_region(region)
-    try:
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name[:32]}-", dir=target.parent))
-        try:
-            ir.save(part, made / "part.onnx")
-            save_values(made / "inputs.npz", given)
-            save_values(made / "expected.npz", expected)
-            (made / "replay.py").write_text(REPLAY, encoding="utf-8")
-            made.chmod(0o755)
-            made.rename(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {target}: {reason}; choose another folder") from error
+    with new_folder(target) as made:
+        ir.save(part, made / "part.onnx")
+        save_values(made / "inputs.npz", given)
+        save_values(made / "expected.npz", expected)
+        (made / "replay.py").write_text(REPLAY, encoding="utf-8")
     return target

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from graphopt import ir
-from graphopt.errors import GraphoptError, ModelError, OutputError
+from graphopt.errors import GraphoptError, ModelError
 from graphopt.ir.external import shown
+from graphopt.subgraphs.folder import new_folder
 from graphopt.subgraphs.partition import Partition
 
 __all__ = ["Chain", "Link", "save_partition"]
@@ -41,29 +39,18 @@ def save_partition(found: Partition, folder: str | os.PathLike[str]) -> Path:
     inputs, outputs and nodes. Raises OutputError where the folder is there already or cannot be written.
     """
     target = Path(folder)
-    if target.exists():
-        raise OutputError(f"{target} is there already; choose another folder, or remove it")
-    try:
-        made = Path(tempfile.mkdtemp(prefix=f".{target.name[:32]}-", dir=target.parent))
-        try:
-            rows = []
-            width = len(str(len(found.parts)))
-            for number, part in enumerate(found.parts):
-                file = f"part_{number:0{width}d}.onnx"
-                ir.save(part.model, made / file)
-                nodes = sum(len(graph) for graph in part.model.scopes())
-                rows.append(
-                    {"file": file, "kind": part.kind, "inputs": part.inputs, "outputs": part.outputs, "nodes": nodes}
-                )
-            whole = {"format": FORMAT, "name": found.name, "inputs": found.inputs, "outputs": found.outputs}
-            (made / MANIFEST).write_text(json.dumps({**whole, "parts": rows}, indent=2) + "\n", encoding="utf-8")
-            made.chmod(0o755)
-            made.rename(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    except OSError as error:
-        reason = "it is there already" if error.errno == errno.ENOTEMPTY else error.strerror or error
-        raise OutputError(f"cannot write {target}: {reason}; choose another folder") from error
+    with new_folder(target) as made:
+        rows = []
+        width = len(str(len(found.parts)))
+        for number, part in enumerate(found.parts):
+            file = f"part_{number:0{width}d}.onnx"
+            ir.save(part.model, made / file)
+            nodes = sum(len(graph) for graph in part.model.scopes())
+            rows.append(
+                {"file": file, "kind": part.kind, "inputs": part.inputs, "outputs": part.outputs, "nodes": nodes}
+            )
+        whole = {"format": FORMAT, "name": found.name, "inputs": found.inputs, "outputs": found.outputs}
+        (made / MANIFEST).write_text(json.dumps({**whole, "parts": rows}, indent=2) + "\n", encoding="utf-8")
     return target
 
 

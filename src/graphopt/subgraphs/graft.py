@@ -118,24 +118,9 @@ def _rename_captured(node: Node, here: Mapping[Value, Value]) -> None:
 
 
 def _copy(node: Node, graph: Graph, before: Node | None, here: Mapping[Value, Value], store: Store) -> Node:
-    inputs = [None if value is None else here[value] for value in node.inputs]
-    names = [value.name for value in node.outputs]
-    stem = next((name for name in names if name), node.op)
-    copy = graph.insert(
-        node.op, inputs, before=before, domain=node.domain, n_out=len(names), name=node.name or None, out=stem
-    )
-    proto = copy.proto
-    proto.attribute.extend(node.proto.attribute)
-    for tensor in _tensors([proto]):
+    copy = graph.insert_copy(node, [None if value is None else here[value] for value in node.inputs], before)
+    for tensor in _tensors([copy.proto]):
         _bring(tensor, store, graph.model.store)
-    proto.metadata_props.extend(node.proto.metadata_props)
-    proto.doc_string, proto.overload = node.proto.doc_string, node.proto.overload
-    for old, new in zip(node.outputs, copy.outputs, strict=True):
-        if old.name:
-            new.set_type(old.type)
-        else:  # not wanted
-            del graph.values[new.name]
-            new.name = ""
     if node.subgraphs:
         graph.attach(copy)
     return copy

@@ -19,9 +19,9 @@ from math import prod
 import numpy as np
 
 from graphopt.ir import NDArray
+from graphopt.passes.collapse._front import map_of
 from graphopt.passes.fusion import _conv
-from graphopt.passes.fusion._affine import Affine, cancels, keeps_shape, of_batch_norm, of_constant, rounded
-from graphopt.passes.fusion._keep import reason_to_stay
+from graphopt.passes.fusion._affine import Affine, cancels, rounded
 from graphopt.passes.simplify._facts import static
 from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, one_of, refuse, rule
 from graphopt.rewrite.rule import Outcome
@@ -39,7 +39,7 @@ def collapse_affine_border(m: Match, new: Builder) -> Outcome:
     reason = _conv.why_not(m.conv, m.w)
     if reason:
         return refuse(reason)
-    affine = _map(m)
+    affine = map_of(m, m.w.numpy().ndim, _conv.channels_in(m.conv, m.w))
     if isinstance(affine, Refusal):
         return affine
     if affine.shift is None or not (affine.shift != 0).any() or not _conv.is_padded(m.conv, m.w):
@@ -64,20 +64,6 @@ def collapse_affine_border(m: Match, new: Builder) -> Outcome:
         return moved
     moved.set_type(m.root.output.type)
     return new.Add(moved, new.constant(image, f"{m.conv.label}_border"), name=m.conv.label, type_of=m.root.output)
-
-
-def _map(m: Match) -> Affine | Refusal:
-    rank, channels = m.w.numpy().ndim, _conv.channels_in(m.conv, m.w)
-    constant = m.get("c")
-    if constant is None:
-        return of_batch_norm(m.op, channels)
-    reason = reason_to_stay(m.op, m.x, constant)
-    if reason:
-        return refuse(reason)
-    affine = of_constant(m.op, constant, 1 - rank, channels, rank)
-    if not isinstance(affine, Refusal) and not keeps_shape(constant, m.x, 1 - rank, channels):
-        return refuse("the constant is not proven to leave the shape of the other operand as it is")
-    return affine
 
 
 def _image(m: Match, shift: NDArray, x: tuple[int, ...], y: tuple[int, ...]) -> NDArray:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from graphopt.ir import Node, Value
 from graphopt.passes.collapse import _chain
+from graphopt.passes.collapse._front import map_of
 from graphopt.passes.collapse.affine_shared import ANY, objection
 from graphopt.passes.fusion import _conv, _gemm
-from graphopt.passes.fusion._affine import Affine, keeps_shape, of_batch_norm, of_constant
-from graphopt.passes.fusion._keep import reason_to_stay
+from graphopt.passes.fusion._affine import Affine
 from graphopt.passes.simplify._facts import axis_of
 from graphopt.rewrite import Builder, Match, P, Refusal, const, maybe, one_of, refuse, rest, rule
 from graphopt.rewrite.pattern import Pattern
@@ -53,7 +53,7 @@ def collapse_affine_split(m: Match, new: Builder) -> Outcome:
     along = axis_of(split, rank) == 1
     if len(known) < len(widths) or not known:
         return refuse("the parts' channels are not known")
-    affine = _map(m, rank, sum(known) if along else known[0])
+    affine = map_of(m, rank, sum(known) if along else known[0])
     if isinstance(affine, Refusal):
         return affine
     pieces, start = [], 0
@@ -69,19 +69,6 @@ def collapse_affine_split(m: Match, new: Builder) -> Outcome:
     names = {"conv": m.get("conv"), "gemm": m.get("gemm"), "x": parts[index], "w": m.w, "b": m.b}
     site = Match(m.root, names, m.nodes)
     return (_gemm if m.get("gemm") is not None else _conv).before(site, new, pieces[index])
-
-
-def _map(m: Match, rank: int, channels: int) -> Affine | Refusal:
-    constant = m.get("c")
-    if constant is None:
-        return of_batch_norm(m.op, channels)
-    reason = reason_to_stay(m.op, m.x, constant)
-    if reason:
-        return refuse(reason)
-    affine = of_constant(m.op, constant, 1 - rank, channels, rank)
-    if not isinstance(affine, Refusal) and not keeps_shape(constant, m.x, 1 - rank, channels):
-        return refuse("the constant is not proven to leave the shape of the other operand as it is")
-    return affine
 
 
 def _cut(affine: Affine, piece: slice) -> Affine:

@@ -58,21 +58,7 @@ def _rename_captured(node: Node, body: Graph, here: Mapping[Value, Value]) -> No
 
 def _copy(node: Node, graph: Graph, before: Node, here: Mapping[Value, Value]) -> Node:
     inputs = [None if value is None else here.get(value, value) for value in node.inputs]
-    names = [value.name for value in node.outputs]
-    stem = next((name for name in names if name), node.op)
-    copy = graph.insert(
-        node.op, inputs, before=before, domain=node.domain, n_out=len(names), name=node.name or None, out=stem
-    )
-    proto = copy.proto
-    proto.attribute.extend(node.proto.attribute)
-    proto.metadata_props.extend(node.proto.metadata_props)
-    proto.doc_string, proto.overload = node.proto.doc_string, node.proto.overload
-    for old, new in zip(node.outputs, copy.outputs, strict=True):
-        if old.name:
-            new.set_type(old.type)
-        else:  # not wanted
-            del graph.values[new.name]
-            new.name = ""
+    copy = graph.insert_copy(node, inputs, before)
     if node.subgraphs:
         graph.attach(copy)
     return copy

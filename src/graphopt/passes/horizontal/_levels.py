@@ -6,7 +6,7 @@ level, and of any number of levels, leaves the graph without cycles: the merged 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 
 from onnx import TensorProto
@@ -76,6 +76,15 @@ def known(value: Value) -> tuple[int | str, ...] | None:
     has_default = value.is_input and value.tensor is not None
     dims = tuple(dim for dim in shape if isinstance(dim, int) or (dim is not None and not has_default))
     return dims if len(dims) == len(shape) else None
+
+
+def by_shape(group: Iterable[Node]) -> list[list[Node]]:
+    """Operators whose first operands are certainly of one shape, together; one of which that is not known, alone."""
+    found: dict[object, list[Node]] = {}
+    for node in group:
+        shape = known(operand(node))
+        found.setdefault(node if shape is None else shape, []).append(node)
+    return list(found.values())
 
 
 def estimate(shape: Shape | None, first: int = 1) -> int:

@@ -25,10 +25,10 @@ from graphopt.passes.base import Pass
 from graphopt.passes.horizontal import _join
 from graphopt.passes.horizontal._levels import (
     attributes,
+    by_shape,
     estimate,
     gain_at_any_size,
     is_single,
-    known,
     levels,
     operand,
     restore_order,
@@ -67,11 +67,7 @@ class GroupConv(Pass):
                 restore_order(graph)
 
     def _consider(self, group: list[Node], ctx: Context) -> None:
-        by_shape: dict[object, list[Node]] = {}
-        for node in group:
-            shape = known(operand(node))
-            by_shape.setdefault(node if shape is None else shape, []).append(node)
-        for lanes in by_shape.values():
+        for lanes in by_shape(group):
             if len(lanes) < 2:
                 ctx.refuse(NAME, "the inputs are not certainly of the same shape", lanes[0])
             elif len({operand(node) for node in lanes}) == len(lanes):

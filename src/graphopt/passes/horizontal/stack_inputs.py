@@ -27,9 +27,9 @@ from graphopt.passes.horizontal import _join
 from graphopt.passes.horizontal._finish import finish
 from graphopt.passes.horizontal._levels import (
     attributes,
+    by_shape,
     estimate,
     gain_at_any_size,
-    known,
     levels,
     operand,
     restore_order,
@@ -77,11 +77,7 @@ class StackInputs(Pass):
             self._consider([node for node in group if node.alive], level, ctx)
 
     def _consider(self, group: list[Node], level: dict[Node, int], ctx: Context) -> None:
-        by_shape: dict[object, list[Node]] = {}
-        for node in group:
-            shape = known(operand(node))
-            by_shape.setdefault(node if shape is None else shape, []).append(node)
-        for lanes in by_shape.values():
+        for lanes in by_shape(group):
             if len({node.inputs[0] for node in lanes}) < len(lanes):
                 continue  # equal nodes: a matter of cse
             if len(lanes) > 1:
