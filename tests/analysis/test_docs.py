@@ -6,6 +6,8 @@ import doctest
 from importlib import import_module
 from pathlib import Path
 
+from graphopt.analysis.cost import ORT_CPU
+
 DOCS = Path(__file__).parents[2] / "docs"
 
 
