@@ -22,7 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 MODELS = Path(os.environ.get("GRAPHOPT_MODELS", "~/.cache/graphopt/models")).expanduser()
 
-# What somebody measured with `graphopt calibrate` must not decide what tests see.
+# What somebody measured with `graphopt machine` must not decide what tests see.
 os.environ["GRAPHOPT_CACHE"] = str(Path(__file__).parent / "no-such-cache")
 
 

@@ -1,4 +1,4 @@
-"""Descriptions of targets: records that survive JSON, the file that `graphopt calibrate` keeps, and what reads them."""
+"""Descriptions of targets: records that survive JSON, the file that `graphopt machine` keeps, and what reads them."""
 
 from __future__ import annotations
 

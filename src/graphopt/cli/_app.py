@@ -20,7 +20,6 @@ def build() -> typer.Typer:
     from graphopt.cli import (
         bench,
         bisect,
-        calibrate,
         check_rules,
         compose,
         diff,
@@ -28,6 +27,7 @@ def build() -> typer.Typer:
         extract,
         fuse,
         inspect,
+        machine,
         optimize,
         partition,
         passes,
@@ -46,7 +46,7 @@ def build() -> typer.Typer:
     commands = (
         fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, diff.diff,
         explain.explain, extract.extract, replace.replace, partition.partition, compose.compose, passes.passes,
-        check_rules.check_rules, calibrate.calibrate,
+        check_rules.check_rules, machine.machine,
     )  # fmt: skip
     for command in commands:
         app.command(epilog=_EPILOG)(command)

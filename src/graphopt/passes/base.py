@@ -33,6 +33,9 @@ class Pass:
     acts on small models."""
     only_notes: ClassVar[bool] = False
     """Whether it changes no model itself, and only allows something to the passes after it."""
+    lossy: ClassVar[bool] = False
+    """Whether it trades accuracy for speed or size (quantization, lower precision): what it makes is checked for what
+    the runtime does with it, and its distance from the original is reported, not refused. docs/verification.md."""
 
     def run(self, model: Model, ctx: Context) -> None:
         """Changes the model in place."""

@@ -1,4 +1,4 @@
-"""The small models that calibration times: one operator each, once or three times in a row."""
+"""The small models that measuring times: one operator each, once or three times in a row."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a target costs: seconds for a unit of work of each kind, bytes per second, and what starting a node takes.
 
 `Machine` is a plain record, so that another target is another record: see docs/cost.md. The shipped ones are in
-`machines`; `machine_for` gives the one that passes go by: what the user measured with `graphopt calibrate`, if there is
+`machines`; `machine_for` gives the one that passes go by: what the user measured with `graphopt machine`, if there is
 such a file, else what is shipped.
 """
 

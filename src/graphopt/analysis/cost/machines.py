@@ -1,7 +1,7 @@
 """The shipped descriptions of targets.
 
 `ORT_CPU`: ONNX Runtime 1.31.1 on one thread of an AMD EPYC with AVX-512 VNNI: medians of three runs of `graphopt
-calibrate`. The widths of blocks, the passes over the input and what a copy costs are from
+machine`. The widths of blocks, the passes over the input and what a copy costs are from
 `python benchmarks/patterns.py horizontal`.
 
 `TENSORRT_H200`: from published data, not measured. NVIDIA H200 SXM data sheet (2024): 4.8 TB/s, 67 TFLOPS in float32,

@@ -1,4 +1,4 @@
-"""The description that `graphopt calibrate` measured: a JSON file in the user's cache folder.
+"""The description that `graphopt machine` measured: a JSON file in the user's cache folder.
 
 It is there only if the user had it measured, and holds for one processor, version of ONNX Runtime and number of
 threads: under another one it is not found. A file that cannot be read, or holds no description, is ignored with a
@@ -50,7 +50,7 @@ def load(threads: int = 1) -> Machine | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         warnings.warn(
-            f"{path} is ignored ({error}); `graphopt calibrate` writes it anew, --forget removes it", stacklevel=2
+            f"{path} is ignored ({error}); `graphopt machine` writes it anew, --forget removes it", stacklevel=2
         )
         return None
 

@@ -1,6 +1,6 @@
 """Sizes from which on a form pays: below, further operators cost more than they save.
 
-The rules' files say from how many elements on, for the machine that was measured. Where `graphopt calibrate` has
+The rules' files say from how many elements on, for the machine that was measured. Where `graphopt machine` has
 described another one, these numbers go with how many elements a cheap kernel does while a node is started: that is what
 a further operator has to be paid with.
 """

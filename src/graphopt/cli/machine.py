@@ -1,4 +1,4 @@
-"""``graphopt calibrate``: measure this machine for the model of cost."""
+"""``graphopt machine``: measure this machine for the model of cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from graphopt.analysis.cost import Machine
 
 
-def calibrate(
+def machine(
     show_only: Annotated[bool, typer.Option("--show", help="Show what is in use, and measure nothing.")] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Remove what was measured.")] = False,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Of measuring.")] = 3.0,
@@ -32,9 +32,9 @@ def calibrate(
 
     \b
     Examples:
-      graphopt calibrate
-      graphopt calibrate --show
-      graphopt calibrate --forget
+      graphopt machine
+      graphopt machine --show
+      graphopt machine --forget
     """
     from graphopt.analysis.cost import machine_for, saved
 
@@ -46,21 +46,21 @@ def calibrate(
             _tell(quiet, json, {"removed": None if path is None else str(path)}, _forgotten(path))
             return 0
         if show_only:
-            machine, path = machine_for("onnxruntime"), None
+            found, path = machine_for("onnxruntime"), None
         else:
-            machine = _measure(seconds, quiet or json)
-            path = saved.save(machine)
+            found = _measure(seconds, quiet or json)
+            path = saved.save(found)
     except OSError as error:
         reason = error.strerror or error
         where = f"cannot change {str(saved.folder())!r}"
         raise OutputError(f"{where}: {reason}; set GRAPHOPT_CACHE to another folder") from error
     written = [] if path is None else [f"\nwritten to {path}"]
-    _tell(quiet, json, machine.to_dict(), _head(machine), _table(machine), *written)
+    _tell(quiet, json, found.to_dict(), _head(found), _table(found), *written)
     return 0
 
 
 def _measure(seconds: float, quiet: bool) -> Machine:
-    from graphopt.targets.calibrate import calibrate as measure
+    from graphopt.targets.measure import measure
 
     with ProgressLine(quiet=quiet) as progress:
         return measure(seconds=seconds, progress=progress)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from graphopt.analysis.cost import ORT_CPU, Machine
-from graphopt.targets import calibrate as module
+from graphopt.targets import measure as module
 from graphopt.targets._samples import SAMPLES
-from graphopt.targets.calibrate import calibrate, units_of
+from graphopt.targets.measure import measure, units_of
 
 
 def is_newer(version: str) -> bool:
@@ -38,7 +38,7 @@ def test_samples_are_valid_and_their_work_is_known(sample):
 
 def test_what_is_measured_is_a_description():
     told = []
-    machine = calibrate(seconds=0.1, kinds=["Relu", "Softplus", "gemm"], progress=lambda *what: told.append(what))
+    machine = measure(seconds=0.1, kinds=["Relu", "Softplus", "gemm"], progress=lambda *what: told.append(what))
     assert told == [("measure", number, 3) for number in range(3)]
     assert Machine.from_dict(machine.to_dict()) == machine
     assert machine.source.startswith("measured, ONNX Runtime ")
@@ -52,4 +52,4 @@ def test_an_operator_that_the_runtime_lacks_keeps_the_shipped_figure(monkeypatch
     (gelu,) = (sample for sample in SAMPLES if sample.kind == "Gelu")
     absent = type(gelu)("Gelu", "Unheard", gelu.shape, domain="com.microsoft")
     monkeypatch.setattr(module, "SAMPLES", (absent,))
-    assert calibrate(seconds=0.0, kinds=["Gelu"]).seconds["Gelu"] == ORT_CPU.seconds["Gelu"]
+    assert measure(seconds=0.0, kinds=["Gelu"]).seconds["Gelu"] == ORT_CPU.seconds["Gelu"]

@@ -6,7 +6,7 @@ runs (what else the machine does only makes runs longer), less the overhead of a
 the model of cost counts it, is the entry of `Machine.seconds`.
 
 >>> from graphopt.analysis.cost import ORT_CPU
->>> machine = calibrate(seconds=0.2, kinds=["Relu", "Elu"])
+>>> machine = measure(seconds=0.2, kinds=["Relu", "Elu"])
 >>> 0 < machine.seconds["Relu"] < machine.seconds["Elu"], machine.widths == ORT_CPU.widths or machine.widths == (8, 16)
 (True, True)
 """
@@ -27,14 +27,14 @@ from graphopt.analysis.cost import ORT_CPU, Machine, Sizes, work_of
 from graphopt.analysis.cost.saved import cpu_name
 from graphopt.targets._samples import SAMPLES, Sample
 
-__all__ = ["calibrate"]
+__all__ = ["measure"]
 
 LONG = 3  # operators in a row
 LEAST_RUNS, MOST_RUNS = 7, 60
 LEAST = 1e-13  # seconds for a unit of work: what cannot be told from nothing is this
 
 
-def calibrate(
+def measure(
     *,
     threads: int = 1,
     seconds: float = 3.0,
@@ -164,7 +164,7 @@ class _Bench:
     def block_width(self) -> int | None:
         """Channels of a block: to how many ONNX Runtime pads a Conv of 8; None where it has no such layout."""
         sample = Sample("conv", "Conv", (1, 16, 8, 8), ((8, 16, 3, 3),))
-        with tempfile.TemporaryDirectory(prefix="graphopt-calibrate-") as folder:
+        with tempfile.TemporaryDirectory(prefix="graphopt-measure-") as folder:
             path = Path(folder, "saved.onnx")
             self.session(sample.model(1), str(path))
             graph = onnx.load(str(path)).graph
