@@ -238,7 +238,10 @@ def _prepare(passes: Any, target: str, verify: str, fast_math: bool = False) -> 
         raise GraphoptError(f"unknown target {target!r}; choose one of {', '.join(TARGETS)}")
     if verify not in VERIFY:
         raise GraphoptError(f"unknown verify level {verify!r}; choose one of {', '.join(VERIFY)}")
-    return Pipeline.of(["fast-math", passes] if fast_math else passes)
+    pipeline = Pipeline.of(["fast-math", passes] if fast_math else passes)
+    if verify == "rewrites" and pipeline.lossy:
+        raise GraphoptError("verify='rewrites' compares each rewrite, and a pass here trades accuracy; use 'numeric'")
+    return pipeline
 
 
 def _is_own(model: Any) -> bool:

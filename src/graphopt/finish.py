@@ -117,7 +117,10 @@ def examine(
     progress: Progress | None,
 ) -> None:
     """Compares numerically; puts the verdict into the report. Raises VerificationError if they differ, after finding
-    the rewrite that did it and writing what reproduces it into the folder `repro` (if that is not empty)."""
+    the rewrite that did it and writing what reproduces it into the folder `repro` (if that is not empty).
+
+    Where a pass trades accuracy, what was made before it is compared as ever, and the whole by `verify(lossy=True)`.
+    """
     from graphopt.verify import VerificationReport, verify
 
     if progress is not None:
@@ -127,7 +130,14 @@ def examine(
     if isinstance(whole, VerificationReport):
         report.verification = whole
         return
-    report.verification = verify(original, whole, inputs, budget=limit)
+    exact = report.exact()
+    if exact:
+        report.verification = verify(original, replay(exact), inputs, budget=limit)
+    if exact is not None and (report.verification is None or report.verification.ok):
+        report.verification = verify(original, whole, inputs, budget=limit, lossy=True)
+    elif exact is None:
+        report.verification = verify(original, whole, inputs, budget=limit)
+    assert report.verification is not None
     if not report.verification.ok:
         raise VerificationError(_blame(original, report, replay, inputs, limit, repro), report.verification)
 
@@ -197,7 +207,8 @@ def _blame(
     assert verdict is not None
     text = f"{verdict.summary()}; nothing was written"
     try:
-        found = bisect(replay, len(report.rewrites), original, inputs, budget=budget)
+        total = len(report.rewrites) if verdict.lossy else report.exact() or len(report.rewrites)
+        found = bisect(replay, total, original, inputs, budget=budget, lossy=verdict.lossy)
     except GraphoptError as error:
         return f"{text}; which rewrite did it could not be found: {error}"
     if found.index is None or found.before is None or found.after is None:

@@ -79,6 +79,17 @@ class Pipeline:
     def __add__(self, other: Pipeline) -> Pipeline:
         return Pipeline(self.steps + other.steps)
 
+    @property
+    def lossy(self) -> bool:
+        """Whether one of its passes trades accuracy (`Pass.lossy`)."""
+        pending = list(self.steps)
+        while pending:
+            step = pending.pop()
+            if getattr(step, "lossy", False):
+                return True
+            pending += step.steps if isinstance(step, Repeat) else ()
+        return False
+
     def run(self, model: Model, ctx: Context, source: Callable[[], Model] | None = None) -> Model:
         """Runs the passes; returns the model, which is another object if a failing pass had to be rolled back.
 
@@ -107,7 +118,8 @@ class Pipeline:
                 ctx.report.warn(f"pass {step} failed and was rolled back: {type(error).__name__}: {error}")
                 model = self._replay(source, ctx, count, skipped)
             after = sum(len(graph) for graph in model.scopes())
-            entry = PassReport(ctx.pass_name, time.perf_counter() - clock, ctx.count - count, before, after)
+            seconds, lossy = time.perf_counter() - clock, bool(getattr(step, "lossy", False))
+            entry = PassReport(ctx.pass_name, seconds, ctx.count - count, before, after, lossy)
             ctx.report.passes.append(entry)
         return model
 

@@ -31,13 +31,15 @@ FORMAT = 1  # of the JSON; raised when a key changes its meaning
 
 @dataclass(frozen=True)
 class PassReport:
-    """One pass of the pipeline: wall-clock seconds, number of rewrites, nodes in all scopes before and after."""
+    """One pass of the pipeline: wall-clock seconds, number of rewrites, nodes in all scopes before and after, and
+    whether it trades accuracy (`Pass.lossy`)."""
 
     name: str
     seconds: float = 0.0
     rewrites: int = 0
     nodes_before: int = 0
     nodes_after: int = 0
+    lossy: bool = False
 
     @property
     def changed(self) -> bool:
@@ -147,6 +149,19 @@ class Report:
         """Add a warning, once."""
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def exact(self) -> int | None:
+        """How many rewrites were made before the first that trades accuracy; None where none does.
+
+        >>> Report(passes=[PassReport("fuse", rewrites=3), PassReport("quantize", rewrites=1, lossy=True)]).exact()
+        3
+        """
+        count = 0
+        for entry in self.passes:
+            if entry.lossy and entry.rewrites:
+                return count
+            count += entry.rewrites
+        return None
 
     def undone(self) -> list[str]:
         """One line for each rule in `reverted`.

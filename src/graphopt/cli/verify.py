@@ -22,6 +22,9 @@ def verify(
     inputs: InputsOpt = None,
     verify_budget: BudgetOpt = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated inputs.")] = 0,
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="B may be less accurate (int8, fp16): report the distance, do not judge it.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 also when something stayed unchecked.")] = False,
     quiet: QuietOpt = False,
     json: JsonOpt = False,
@@ -37,6 +40,7 @@ def verify(
     Examples:
       graphopt verify model.onnx model.opt.onnx
       graphopt verify model.onnx model.opt.onnx -i sample.npz --json
+      graphopt verify model.onnx model.int8.onnx --lossy
     """
     from graphopt.verify import Budget
     from graphopt.verify import verify as compare
@@ -45,7 +49,7 @@ def verify(
     budget = None if verify_budget is None else Budget(seconds=verify_budget)
     with ProgressLine(quiet=quiet or json) as progress:
         progress("verify", 0, 0)
-        report = compare(str(a), str(b), feeds, budget=budget, seed=seed)
+        report = compare(str(a), str(b), feeds, budget=budget, seed=seed, lossy=lossy)
     if json:
         show_json(report.to_dict())
     elif not quiet:

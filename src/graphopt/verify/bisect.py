@@ -74,13 +74,15 @@ def bisect(
     budget: Budget | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    lossy: bool = False,
 ) -> Bisection:
     """The first of `total` rewrites after which the model disagrees with `original`.
 
     replay: k -> the model after the first k rewrites, or a pair of it and what is wrong with it by itself ("" for
     nothing); a `GraphoptError` that it raises for k > 0 counts as disagreeing. inputs, seed: as in `verify`; with the
-    inputs that a failed report used, the same failure is sought. budget: of each comparison. A model that does not
-    load, or fails to run, or has another interface, disagrees. progress: called with (stage, done, total).
+    inputs that a failed report used, the same failure is sought. lossy: as in `verify`. budget: of each comparison. A
+    model that does not load, or fails to run, or has another interface, disagrees. progress: called with (stage, done,
+    total).
 
     Binary search, in about log2(total) + 2 comparisons, ends with a prefix that agrees and the next, which does not.
     Then earlier prefixes are looked at, as long as there is time (half the budget's seconds), in case one of them
@@ -95,7 +97,7 @@ def bisect(
     if total < 0:
         raise GraphoptError(f"bisect: the number of rewrites cannot be {total}")
     with Reference(original, inputs, budget=budget, seed=seed) as reference:
-        search = _Search(replay, total, reference, progress)
+        search = _Search(replay, total, reference, progress, lossy)
         if search.agrees(total):
             return Bisection(None, report=search.last, checks=search.checks, unchecked=search.unchecked)
         bad = search.first() if total and search.agrees(0) else 0
@@ -111,8 +113,11 @@ def bisect(
 class _Search:
     """Prefixes that were compared. failures: prefix -> verdict, model; of the first failing prefix alone the model."""
 
-    def __init__(self, replay: Replay, total: int, reference: Reference, progress: Progress | None) -> None:
-        self._replay, self._total, self._reference, self._progress = replay, total, reference, progress
+    def __init__(
+        self, replay: Replay, total: int, reference: Reference, progress: Progress | None, lossy: bool
+    ) -> None:
+        self._lossy, self._replay, self._total = lossy, replay, total
+        self._reference, self._progress = reference, progress
         self.checks = 0
         self.unchecked: list[int] = []
         self.failures: dict[int, tuple[VerificationReport, ModelProto | None]] = {}
@@ -161,7 +166,7 @@ class _Search:
         if trouble or model is None:
             report = VerificationReport("failed", error=trouble)
         else:
-            report = self._reference.check(model)
+            report = self._reference.check(model, lossy=self._lossy)
         self.checks += 1
         self.last = report
         if report.status == "unchecked":

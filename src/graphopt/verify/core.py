@@ -14,6 +14,7 @@ from graphopt.verify.compare import Deviation, deviation, flatten, slack_of, tol
 from graphopt.verify.interface import interface_differences, interface_notes
 from graphopt.verify.judge import Judge
 from graphopt.verify.limits import TOO_LARGE, allowance, elements
+from graphopt.verify.lossy import distance
 from graphopt.verify.randomness import Randomness, pinned
 from graphopt.verify.report import Budget, OutputCheck, Run, VerificationReport
 from graphopt.verify.run import LoadError, RunError, RunTimeout, RunTooLarge, Session
@@ -32,7 +33,13 @@ _SEARCH_SHARE = 0.45  # of the seconds go into finding inputs and running the or
 
 
 def verify(
-    a: Model, b: Model, inputs: Feeds | Iterable[Feeds] | None = None, *, budget: Budget | None = None, seed: int = 0
+    a: Model,
+    b: Model,
+    inputs: Feeds | Iterable[Feeds] | None = None,
+    *,
+    budget: Budget | None = None,
+    seed: int = 0,
+    lossy: bool = False,
 ) -> VerificationReport:
     """Compare `b` with the original `a`: the same interface, and the same outputs on the same inputs.
 
@@ -40,7 +47,9 @@ def verify(
     Runtime, `b` with all of them, as it will be run. inputs: a dict name -> array (lists for sequences, dicts for
     maps), or several; None makes inputs that suit the model, with two sizes of every symbolic dimension and two kinds
     of data. budget: of seconds and bytes; what does not fit is listed in the report's `unchecked`. seed: of the inputs
-    made.
+    made. lossy: `b` trades accuracy (it is quantized, or of lower precision): its distance from `a` is reported and not
+    judged, and it fails where it gives NaN or infinity for what is finite in `a`, or where the runtime takes it further
+    from `a` than it is as written (see docs/verification.md).
 
     Raises `ModelError` when a file is no model, `GraphoptError` when given `inputs` do not fit or do not run.
 
@@ -51,7 +60,7 @@ def verify(
     ('passed', 'failed')
     """
     with Reference(a, inputs, budget=budget, seed=seed) as reference:
-        return reference.check(b)
+        return reference.check(b, lossy=lossy)
 
 
 class Reference:
@@ -148,8 +157,8 @@ class Reference:
         binding = {dim: size for dim, size in binding.items() if dim in symbols}
         return Case(binding, values, outputs, "given", time.perf_counter() - start)
 
-    def check(self, model: Model) -> VerificationReport:
-        """Compare `model` with the original. Raises `ModelError` when it is a file that is no model."""
+    def check(self, model: Model, *, lossy: bool = False) -> VerificationReport:
+        """Compare `model` with the original, as `verify` does. Raises `ModelError` for a file that is no model."""
         start = time.monotonic()
         other = Source.of(model)
         other.memory = self.budget.memory
@@ -158,6 +167,7 @@ class Reference:
         report = VerificationReport(
             interface=interface_differences(self.source.proto, other.proto),
             unchecked=list(self.found.unchecked),
+            lossy=lossy,
             notes=[*self.found.notes, *interface_notes(self.source.proto, other.proto)],
         )
         try:
@@ -322,7 +332,8 @@ class _Check:
         check = found.check(name)
         if found.none or tolerance_for(found.dtype, self.reference.source.node_count).allows(found):
             return check
-        verdict = self.judge.verdict(number, case, place, expected, outputs, found)
+        judge = distance if self.report.lossy else Judge.verdict
+        verdict = judge(self.judge, number, case, place, expected, outputs, found)
         random = not verdict.ok and self.random and name in self.dependents
         if random and not (self.by_name and self._repeats(place)):
             self._say(self.report.unchecked, f"output {name!r}: it depends on random numbers")

@@ -216,10 +216,10 @@ class Judge:
         if (
             plain is None
             or moved is None
-            or not self._allowed(self.reference.compare(place, expected[place], plain[place]))
+            or not self.allowed(self.reference.compare(place, expected[place], plain[place]))
         ):
             return False
-        return self._allowed(self.reference.compare(place, moved[place], outputs[place]))
+        return self.allowed(self.reference.compare(place, moved[place], outputs[place]))
 
     def _same_change(self, number: int, case: Case, place: int, expected: list[Any]) -> Verdict:
         moved = self.result(self.reference.source, True, number)
@@ -254,7 +254,7 @@ class Judge:
         plain = None if self.reference.on_evaluator else self.result(self.other, False, number)
         written = None if plain is None else self.reference.compare(place, expected[place], plain[place])
         agrees = written is not None and (
-            self._allowed(written) or (self._within(written, floor) and not _meaningless(floor))
+            self.allowed(written) or (self._within(written, floor) and not _meaningless(floor))
         )
         if not agrees:
             # Had the floor said anything, this would have been noise; what it says nothing about is not called wrong.
@@ -275,7 +275,7 @@ class Judge:
     def _near(self, number: int, case: Case, place: int, moved: list[Any], outputs: list[Any]) -> bool:
         """Whether the two models, both optimized by the runtime, are within the noise of the original so optimized."""
         left = self.reference.compare(place, moved[place], outputs[place])
-        if self._allowed(left):
+        if self.allowed(left):
             return True
         floor = Deviation(dtype=left.dtype, shape=left.shape)
         for seed in (0, 1):
@@ -293,7 +293,8 @@ class Judge:
                 return True
         return False
 
-    def _allowed(self, found: Deviation) -> bool:
+    def allowed(self, found: Deviation) -> bool:
+        """Whether rounding alone may do this."""
         return found.none or self._plain(found.dtype).allows(found)
 
     def result(self, source: Source, optimize: bool, number: int) -> list[Any] | None:

@@ -114,7 +114,8 @@ class VerificationReport:
     status: "passed"; "failed"; "unchecked" when no run could be compared and nothing else was wrong. unchecked: in
     plain words, what was not checked and why (also of a "passed": then the check is partial). interface: differences
     between the interfaces. notes: what a reader should know and what is not a fault. runtime: what ONNX Runtime's own
-    optimizations break in the other model. seconds: wall clock.
+    optimizations break in the other model. lossy: whether the other model may be less accurate, so that its distance is
+    reported, not judged. seconds: wall clock.
     """
 
     status: str = "unchecked"
@@ -125,6 +126,7 @@ class VerificationReport:
     error: str = ""
     seconds: float = 0.0
     runtime: list[RuntimeFault] = field(default_factory=list)
+    lossy: bool = False
 
     @property
     def ok(self) -> bool:
@@ -149,8 +151,23 @@ class VerificationReport:
         checks = [check for run in self.runs for check in run.outputs]
         largest = max((check.max_abs for check in checks), default=0.0)
         text = f"verified: {len(checks)} outputs over {len(self.runs)} runs agree (max abs error {largest:.3g})"
+        if self.lossy:
+            text = f"runs as written: {len(checks)} outputs over {len(self.runs)} runs; {self.distance()}"
         text += "".join(f"; {fault.summary()}" for fault in self.runtime)
         return text + (f"; not checked: {'; '.join(self.unchecked)}" if self.unchecked else "")
+
+    def distance(self) -> str:
+        """How far a lossy model is from the original: the output that lost most.
+
+        >>> VerificationReport("passed", [Run(outputs=[OutputCheck("y", sqnr_db=31.4, max_abs=0.5)])]).distance()
+        "output 'y' keeps 31.4 dB (max abs error 0.5)"
+        """
+        checks = [check for run in self.runs for check in run.outputs]
+        worst = min((c for c in checks if c.sqnr_db is not None), key=lambda c: c.sqnr_db or 0.0, default=None)
+        if worst is not None:
+            return f"output {worst.name!r} keeps {worst.sqnr_db:.1f} dB (max abs error {worst.max_abs:.3g})"
+        moved = sum(check.mismatches for check in checks)
+        return f"{moved} elements differ from the original" if moved else "equal to the original"
 
     def _fault(self) -> str:
         if self.interface:
