@@ -128,8 +128,8 @@ def print_table(results: dict[str, dict[str, Any]], summary: dict[str, Any]) -> 
         table.add_row(name, *cells, _number(theirs, "sqnr"), ratio, said[:70])
     Console(width=None if sys.stdout.isatty() else 170).print(table)
     print(
-        f"{summary['models']} models: geomean {summary['speed']:.2f} of fp32, {summary['over_peer']:.2f} times onnxruntime's "
-        f"({summary['peer_speed']:.2f}; it fails on {len(summary['peer_failed'])}); slower than fp32: "
+        f"{summary['models']} models: geomean {summary['speed']:.2f} of fp32, {summary['over_peer']:.2f} times "
+        f"onnxruntime's ({summary['peer_speed']:.2f}; fails on {len(summary['peer_failed'])}); slower than fp32: "
         f"{', '.join(summary['slower']) or 'none'}; less accurate than onnxruntime's: "
         f"{', '.join(summary['less_accurate']) or 'none'}; failed: {', '.join(summary['failed']) or 'none'}"
     )
@@ -165,10 +165,9 @@ def main() -> None:
     for src in find_models(Path(args.models).expanduser().resolve(), args.only):
         if src.name in known:
             results[src.stem] = measure(src, known[src.name], make_feeds, args)
-            shown = {
-                tool: (run.get("speed"), run.get("sqnr"), run.get("error")) for tool, run in results[src.stem].items()
-            }
-            print(f"{src.stem}: {shown}", file=sys.stderr, flush=True)
+            for tool, run in results[src.stem].items():
+                shown = f"speed {_number(run, 'speed')}, {_number(run, 'sqnr')} dB {run.get('error', '')}"
+                print(f"{src.stem}, {tool}: {shown}", file=sys.stderr, flush=True)
     summary = summarize(results)
     print_table(results, summary)
     options = {key: value for key, value in vars(args).items() if key != "json"}

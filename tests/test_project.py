@@ -28,7 +28,9 @@ OURS = [path for folder in ("src", "passes", "tests", "benchmarks") for path in 
 # A room imports from the rooms before it. `report` holds the plain records that the engine fills.
 SPINE = ("errors", "report", "ir", "analysis", "rewrite", "passes", "pipeline", "finish", "api", "bisection", "cli")
 # These hang off ir and analysis: others import them inside functions only, and so they do the rest of the spine.
-ASIDE = ("verify", "targets", "interop", "subgraphs", "difference", "testing", "demo")
+ASIDE = (
+    "verify", "targets", "interop", "subgraphs", "difference", "calibration", "quantization", "testing", "demo",
+)  # fmt: skip
 ROOTS_OF_ASIDE = SPINE[: SPINE.index("analysis") + 1]
 
 README_COMMANDS = ("pip install . && python -m graphopt fuse --demo", "pip install '.[test]' && python -m pytest")
