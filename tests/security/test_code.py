@@ -27,6 +27,7 @@ ALLOWED = {
         "spec_from_file_location",
         "module_from_spec",
     },  # what the user gives with --load
+    "calibration/user.py": {"import_module"},  # what the user names with --data or --metric
     "cli/_bind.py": {"subprocess.run"},  # this Python with a constant script; the model comes through a pipe
     "interop/adapter.py": {"import_module"},  # the libraries that it converts from, by names in it
     "interop/torch.py": {"eval"},  # a torch module's method: out of training

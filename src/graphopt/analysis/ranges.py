@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,7 @@ class Ranges(Mapping[str, TensorRange]):
     """Ranges by tensor name.
 
     model: name of the graph that was calibrated. samples: how many feeds were seen. path: the file they were loaded
-    from, or None.
+    from, or None. notes: what was left out, and why.
 
     >>> found = Ranges({"x": TensorRange(-1.0, 2.0, -1.0, 2.5, "percentile")}, samples=8)
     >>> found["x"].high, found.samples
@@ -81,10 +81,16 @@ class Ranges(Mapping[str, TensorRange]):
     """
 
     def __init__(
-        self, tensors: Mapping[str, TensorRange], *, model: str = "", samples: int = 0, path: str | None = None
+        self,
+        tensors: Mapping[str, TensorRange],
+        *,
+        model: str = "",
+        samples: int = 0,
+        path: str | None = None,
+        notes: Iterable[str] = (),
     ) -> None:
         self._tensors = dict(tensors)
-        self.model, self.samples, self.path = model, samples, path
+        self.model, self.samples, self.path, self.notes = model, samples, path, tuple(notes)
 
     def __getitem__(self, name: str) -> TensorRange:
         return self._tensors[name]
@@ -102,7 +108,9 @@ class Ranges(Mapping[str, TensorRange]):
     def to_json(self) -> str:
         """The content of the file; the same bytes for the same ranges, whatever order they were found in."""
         tensors = {name: self._tensors[name].to_dict() for name in sorted(self._tensors)}
-        head = {"format": FORMAT, "version": VERSION, "model": self.model, "samples": self.samples}
+        head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "model": self.model, "samples": self.samples}
+        if self.notes:
+            head["notes"] = list(self.notes)
         return json.dumps({**head, "tensors": tensors}, indent=1) + "\n"
 
     def digest(self) -> str:
@@ -128,4 +136,5 @@ class Ranges(Mapping[str, TensorRange]):
         if not isinstance(plain, dict) or plain.get("format") != FORMAT or plain.get("version") != VERSION:
             raise GraphoptError(f"{name} holds no ranges of this version of graphopt; calibrate again")
         tensors = {key: TensorRange.from_dict(value) for key, value in plain["tensors"].items()}
-        return cls(tensors, model=plain.get("model", ""), samples=plain.get("samples", 0), path=name)
+        head = {key: plain[key] for key in ("model", "samples", "notes") if key in plain}
+        return cls(tensors, path=name, **head)

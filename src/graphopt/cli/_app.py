@@ -20,6 +20,7 @@ def build() -> typer.Typer:
     from graphopt.cli import (
         bench,
         bisect,
+        calibrate,
         check_rules,
         compose,
         diff,
@@ -31,6 +32,7 @@ def build() -> typer.Typer:
         optimize,
         partition,
         passes,
+        quantize,
         replace,
         verify,
     )  # fmt: skip
@@ -46,7 +48,7 @@ def build() -> typer.Typer:
     commands = (
         fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, diff.diff,
         explain.explain, extract.extract, replace.replace, partition.partition, compose.compose, passes.passes,
-        check_rules.check_rules, machine.machine,
+        quantize.quantize, calibrate.calibrate, check_rules.check_rules, machine.machine,
     )  # fmt: skip
     for command in commands:
         app.command(epilog=_EPILOG)(command)

@@ -1,0 +1,1 @@
+"""Calibration: what ranges the tensors of a model take on representative data; see `graphopt.calibrate`."""

@@ -1,0 +1,1 @@
+"""Element types and opsets: lower precision, narrower integers, newer operator sets."""

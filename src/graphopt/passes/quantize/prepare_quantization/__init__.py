@@ -1,0 +1,1 @@
+"""What is worth doing to a float model before it is quantized; exact in real arithmetic."""
