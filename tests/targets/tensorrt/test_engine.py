@@ -88,8 +88,12 @@ class OnDevice:
         world.copy(self.address, array.ctypes.data, array.nbytes, stream)
         world.free_stream(stream)
         self.__cuda_array_interface__ = {
-            "shape": array.shape, "typestr": array.dtype.str, "data": (self.address, False), "version": 3, "strides": strides,
-        }  # fmt: skip
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (self.address, False),
+            "version": 3,
+            "strides": strides,
+        }
 
 
 def test_memory_on_the_device_is_not_copied(trt: Simulated) -> None:
