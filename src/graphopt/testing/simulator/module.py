@@ -20,7 +20,8 @@ _BOUND = {"Builder": build.Builder, "Runtime": run.Runtime, "Refitter": run.Refi
 class Simulated:
     """Stands in for the module `tensorrt` of a version, in a `World` of its own.
 
-    timed: operators that a build had to time, as no timing cache knew them.
+    timed: operators that a build had to time, as no timing cache knew them. faulty: an operator that engines get wrong
+    (they leave out what it does).
 
     >>> trt = Simulated("8.5")
     >>> trt.__version__, hasattr(trt.BuilderFlag, "FP16"), hasattr(Simulated("11.4").BuilderFlag, "FP16")
@@ -31,6 +32,7 @@ class Simulated:
         self.__version__ = VERSIONS[version]
         self.world = world or World()
         self.timed = 0
+        self.faulty = ""
         enums = enums_of(version)
         for name, kind in enums.items():
             setattr(self, name, kind)
