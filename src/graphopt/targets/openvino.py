@@ -25,9 +25,9 @@ _ALLOWED = 2e-3  # of the output's scale, at the peak: other kernels, other orde
 class Portability:
     """What OpenVINO makes of a model.
 
-    ok: it loads, and every output agrees with ONNX Runtime's. version: of OpenVINO. outputs: name -> largest difference,
-    relative to the output's scale. openvino_ms, onnxruntime_ms: medians of a run, in turns; None where it does not run.
-    why: what is wrong, or nothing.
+    ok: it loads, and every output agrees with ONNX Runtime's. version: of OpenVINO. outputs: name -> largest
+    difference, relative to the output's scale. openvino_ms, onnxruntime_ms: medians of a run, in turns; None where it
+    does not run. why: what is wrong, or nothing.
     """
 
     ok: bool
