@@ -337,7 +337,7 @@ class OnnxParser:
         network, module = self._network, self._network._module
         graph = ir.from_proto(proto).graph
         for place, node in enumerate(graph):
-            reason = why_not_parsed(node)
+            reason = why_not_parsed(node, tuple(int(part) for part in module.__version__.split(".")))
             if reason:
                 self._errors.append(ParserError(reason, place, node.name, node.op))
         if self._errors:
@@ -450,8 +450,10 @@ class Builder:
 
 
 def data_type(module: Any, elem_type: int | None) -> Any:
-    """Of the DataType enum, or None."""
-    return getattr(module.DataType, _DATA_TYPES.get(elem_type or 0, "FLOAT"), None)
+    """Of the DataType enum; INT32 for INT64 where there is no such type, as the parser narrows it."""
+    name = _DATA_TYPES.get(elem_type or 0, "FLOAT")
+    found = getattr(module.DataType, name, None)
+    return module.DataType.INT32 if found is None and name == "INT64" else found
 
 
 def numpy_type(module: Any, dtype: Any) -> np.dtype[Any]:

@@ -13,6 +13,8 @@ from onnx import ModelProto, numpy_helper
 
 from graphopt.testing.simulator.build import MAGIC, data_type, numpy_type
 
+_NUMPY = {"tensor(int64)": np.int64}  # what the parser of TensorRT 8.5 narrows
+
 
 class Runtime:
     """Reads plans."""
@@ -72,7 +74,13 @@ class ICudaEngine:
             self._session = ort.InferenceSession(
                 self._model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        return list(self._session.run(self._plan["outputs"], feeds))
+        given = {entry.name: _NUMPY.get(entry.type) for entry in self._session.get_inputs()}
+        feeds = {name: array.astype(given[name] or array.dtype) for name, array in feeds.items()}
+        outputs = self._session.run(self._plan["outputs"], feeds)
+        return [
+            array.astype(numpy_type(self._module, self.get_tensor_dtype(name)))
+            for name, array in zip(self._plan["outputs"], outputs, strict=True)
+        ]
 
     @property
     def num_io_tensors(self) -> int:
