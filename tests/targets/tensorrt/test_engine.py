@@ -17,6 +17,7 @@ from graphopt.targets.tensorrt._bindings import Bindings
 from graphopt.targets.tensorrt.arrays import DeviceArray
 from graphopt.targets.tensorrt.builder import build_plan
 from graphopt.targets.tensorrt.engine import Engine
+from graphopt.targets.tensorrt.refit import check_same_graph
 from graphopt.testing.simulator import VERSIONS, Simulated
 
 RANDOM = np.random.default_rng(7)
@@ -269,3 +270,30 @@ def test_a_thousand_cycles_leave_nothing(trt: Simulated) -> None:
     for _ in range(100):  # a thousand on a real device: tests/gpu
         with Engine(plan, bindings=bindings, cuda=trt.world) as it:
             it.run({"x": x})
+
+
+def test_refit_equals_rebuilding(trt: Simulated) -> None:
+    given, other = model(), model()
+    bindings = Bindings(trt)
+    plan = build_plan(
+        ir.from_proto(given), "N=4", bindings=bindings, cuda=trt.world, options={"refit": True}, timing_cache=False
+    )
+    x = rows(4)
+    with Engine(plan, bindings=bindings, cuda=trt.world) as it:
+        check_same_graph(given, other)
+        assert it.refit(other) == 1
+        np.testing.assert_allclose(it.run({"x": x})["y"], expected(other, {"x": x})[0], rtol=1e-5)
+
+
+def test_what_cannot_be_refitted(trt: Simulated) -> None:
+    given = model()
+    with engine(trt, given) as it, pytest.raises(GraphoptError, match="built without refit"):
+        it.refit(given)
+    with pytest.raises(GraphoptError, match="nodes, not"):
+        check_same_graph(given, model("y = MatMul(x, w)"))
+    with pytest.raises(GraphoptError, match="differs from the engine's model"):
+        check_same_graph(given, model("a = MatMul(x, w)  y = Abs(a)"))
+    wider = model()
+    wider.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((8, 5), np.float32), "w"))
+    with pytest.raises(GraphoptError, match="another type or shape"):
+        check_same_graph(given, wider)

@@ -1,15 +1,20 @@
 """Operators that TensorRT's parser does not know, written out by the function that ONNX defines them by.
 
-ONNX gives many operators a body of simpler ones (IR.md, "Functions"; operators.md, "Function"): LayerNormalization,
-Gelu, Mish, HardSwish, GroupNormalization, RMSNormalization and others. onnx's own inliner puts it in place.
+ONNX gives many operators a body of simpler ones (IR.md, "Functions"; operators.md, "Function"): Gelu, Mish, Swish
+and others. onnx's own inliner puts it in place; casts to the type that is there already are left out.
 
-Guards: the target is TensorRT; its parser has no such operator; ONNX defines a function for it at this opset; the model
-has no local functions left (run inline-functions first).
+Guards: the target is TensorRT and its parser has no such operator; ONNX defines a function for it at this opset, and
+that is computed as runtimes compute the operator (it is in the list below: Softplus, for one, is not, as its
+log(exp(x) + 1) is infinite from 89 on); no operand is a scalar, nor may be one (constants of one element in some of
+ONNX's bodies make vectors of them); it stands in the main graph, where its function depends on types; the model has no
+local functions left (run inline-functions first).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from onnx import ModelProto, defs, helper, inliner
 
@@ -19,25 +24,32 @@ from graphopt.passes.base import Pass
 from graphopt.rewrite import Context
 
 _ROUNDS = 4  # bodies in bodies
+_SOUND = frozenset("Gelu Mish Swish".split())
+_ANYWHERE = frozenset(["Mish"])  # the others' bodies depend on types, which onnx's inliner knows in the main graph only
 
 
 @dataclass(frozen=True)
 class ExpandUnsupported(Pass):
-    """Writes out operators that TensorRT has not, as ONNX defines them."""
+    """Writes out operators that TensorRT has not, as ONNX defines them. any_target: for other targets, too."""
 
     name = "expand-unsupported"
+    checked_as: ClassVar[Mapping[str, Any]] = {"any_target": True}
+    any_target: bool = False
 
     def run(self, model: Model, ctx: Context) -> None:
         """In all scopes."""
-        if ctx.target != "tensorrt" or model.functions:
+        if model.functions or not (self.any_target or ctx.target == "tensorrt"):
             return
         for _ in range(_ROUNDS):
+            ensure_types(model)
             found = [node for graph in model.scopes() for node in graph if self._wanted(node, ctx)]
             if not found or not ctx.allow(self.name, found[0].outputs[0].name):
                 return
             labels, kinds = [node.label for node in found], sorted({("", node.op) for node in found})
-            ensure_types(model)
+            for node in found:
+                _say_defaults(node)
             model.reload(_inlined(model, kinds), model.store)
+            _drop_idle_casts(model)
             ctx.record(self.name, labels, [], model.graph)
 
     def _wanted(self, node: Node, ctx: Context) -> bool:
@@ -48,6 +60,15 @@ class ExpandUnsupported(Pass):
         if not _has_function(node.op, node.graph.opset()):
             ctx.refuse(self.name, "ONNX defines no function for this operator", node)
             return False
+        if node.op not in _SOUND:
+            ctx.refuse(self.name, "ONNX's function for it is not known to be computed as the operator is", node)
+            return False
+        if node.op not in _ANYWHERE and node.graph is not node.graph.model.graph:
+            ctx.refuse(self.name, "it stands in a body, where onnx's inliner does not know types", node)
+            return False
+        if not all(value.rank for value in node.inputs if value is not None and value.name):
+            ctx.refuse(self.name, "an operand is a scalar, or may be one", node)
+            return False
         return True
 
 
@@ -57,6 +78,29 @@ def _has_function(op: str, opset: int) -> bool:
     except defs.SchemaError:
         return False
     return any(getattr(schema, kind, False) for kind in ("has_function", "has_context_dependent_function"))
+
+
+def _say_defaults(node: Node) -> None:
+    """The inliner gives a body no defaults of attributes that a node leaves out."""
+    schema = defs.get_schema(node.op, max_inclusive_version=node.graph.opset())
+    for name, attribute in schema.attributes.items():
+        if attribute.default_value.type and node.attr(name, None) is not None and name not in node.attributes:
+            node.set_attr(name, helper.get_attribute_value(attribute.default_value))
+
+
+def _drop_idle_casts(model: Model) -> None:
+    ensure_types(model)
+    for graph in model.scopes():
+        for node in list(graph):
+            source = node.input(0)
+            if (
+                node.op == "Cast"
+                and source is not None
+                and source.dtype == node.attr("to")
+                and not node.output.is_output
+            ):
+                node.output.replace_with(source)
+                graph.erase(node)
 
 
 def _inlined(model: Model, kinds: list[tuple[str, str]]) -> ModelProto:

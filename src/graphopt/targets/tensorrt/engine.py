@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from graphopt.errors import GraphoptError
 from graphopt.targets.tensorrt._bindings import Bindings, load_bindings
@@ -18,6 +19,7 @@ from graphopt.targets.tensorrt.arrays import Located, located, named_type
 from graphopt.targets.tensorrt.builder import Plan
 from graphopt.targets.tensorrt.lane import Lane
 from graphopt.targets.tensorrt.profiles import Profile, Triple
+from graphopt.targets.tensorrt.refit import refit
 
 __all__ = ["Engine", "Port", "Run"]
 
@@ -266,6 +268,18 @@ class Engine:
             reasons.append(reason)
         others = f" (none of the {len(reasons)} profiles fits)" if len(reasons) > 1 else ""
         raise GraphoptError(f"{reasons[0]}{others}; build it with --shapes that hold this one")
+
+    def refit(self, model: ModelProto) -> int:
+        """Replaces weights by those of `model`: the one that the engine was built from, with other numbers in it.
+
+        Returns how many there were. Raises GraphoptError as `graphopt.targets.tensorrt.refit` says.
+        """
+        lanes = [self._taken() for _ in self._lanes]  # none is running
+        try:
+            return refit(self._engine, model, self._bindings, self._logger, self.log)
+        finally:
+            for lane in lanes:
+                self._free(lane)
 
     # lanes
 
