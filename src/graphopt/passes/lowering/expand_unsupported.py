@@ -84,7 +84,7 @@ def _say_defaults(node: Node) -> None:
     """The inliner gives a body no defaults of attributes that a node leaves out."""
     schema = defs.get_schema(node.op, max_inclusive_version=node.graph.opset())
     for name, attribute in schema.attributes.items():
-        if attribute.default_value.type and node.attr(name, None) is not None and name not in node.attributes:
+        if attribute.default_value.type and name not in node.attributes:
             node.set_attr(name, helper.get_attribute_value(attribute.default_value))
 
 
@@ -116,4 +116,6 @@ def _inlined(model: Model, kinds: list[tuple[str, str]]) -> ModelProto:
     kept = [info for info in result.graph.value_info if info.name in known]
     del result.graph.value_info[:]
     result.graph.value_info.extend(kept)
+    del result.graph.output[:]  # which it gives the shapes that it infers
+    result.graph.output.extend(proto.graph.output)
     return result
