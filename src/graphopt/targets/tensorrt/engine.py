@@ -201,8 +201,7 @@ class Engine:
 
     def _launch(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
         """By a CUDA graph, which is recorded once for each set of shapes."""
-        sources = tuple((name, array.shape, array.on_device and array.address) for name, array in inputs.items())
-        key = (profile, sources)
+        key = self._key(inputs, profile)
         lane.bind(inputs, own=True)
         lane.stage(inputs)
         if lane.is_waiting_for_shapes:
@@ -224,6 +223,11 @@ class Engine:
 
             lane.graphs[key] = self._cuda.capture(lane.stream, work)
         self._cuda.launch(lane.graphs[key], lane.stream)
+
+    @staticmethod
+    def _key(inputs: Mapping[str, Located], profile: int) -> Any:
+        """What a recorded graph depends on."""
+        return profile, tuple((name, a.shape, a.on_device and a.address) for name, a in inputs.items())
 
     def _drop_stale(self, lane: Lane) -> None:
         """Larger shapes have moved the lane's memory, which recorded graphs read and write."""
@@ -269,6 +273,66 @@ class Engine:
         others = f" (none of the {len(reasons)} profiles fits)" if len(reasons) > 1 else ""
         raise GraphoptError(f"{reasons[0]}{others}; build it with --shapes that hold this one")
 
+    @property
+    def lane_count(self) -> int:
+        """How many runs may be under way at a time."""
+        return len(self._lanes)
+
+    def timed(self, feeds: Mapping[str, Any]) -> float:
+        """Seconds that a run takes on the device, by CUDA events around it; copies from and to host memory are left
+        out. Arguments and errors are those of `run`."""
+        inputs, profile = self._checked(feeds)
+        lane, events = self._taken(), [self._cuda.event(), self._cuda.event()]
+        try:
+            self._prepare(lane, inputs, profile)
+            self._cuda.record(events[0], lane.stream)
+            self._go(lane, inputs, profile)
+            self._cuda.record(events[1], lane.stream)
+            return self._cuda.elapsed(*events)
+        finally:
+            for event in events:
+                self._cuda.free_event(event)
+            self._free(lane)
+
+    def _prepare(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
+        """Everything before the run itself; for a CUDA graph, a first run."""
+        lane.use_profile(profile)
+        if self.graphs:
+            self._launch(lane, inputs, profile)
+        else:
+            lane.bind(inputs, own=False)
+            lane.stage(inputs)
+            lane.send(inputs, own=False)
+        self._cuda.synchronize(lane.stream)
+
+    def _go(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
+        if self.graphs:
+            self._cuda.launch(lane.graphs[self._key(inputs, profile)], lane.stream)
+        else:
+            lane.execute()
+
+    def profiled(self, feeds: Mapping[str, Any]) -> dict[str, float]:
+        """Milliseconds by layer of one run, as TensorRT's profiler tells; the run is slower for it."""
+        inputs, profile = self._checked(feeds)
+        lane, found = self._taken(), dict[str, float]()
+        try:
+            lane.use_profile(profile)
+            lane.bind(inputs, own=False)
+            lane.stage(inputs)
+            lane.send(inputs, own=False)
+            profiler = _profiler(self._bindings.trt.IProfiler, found)
+            lane.context.profiler = profiler
+            lane.execute()
+            self._cuda.synchronize(lane.stream)
+            return found
+        finally:
+            self._replace(lane)
+
+    def _replace(self, lane: Lane) -> None:
+        """A context keeps its profiler for good: another one takes its place."""
+        lane.use_context(self._engine.create_execution_context())
+        self._free(lane)
+
     def refit(self, model: ModelProto) -> int:
         """Replaces weights by those of `model`: the one that the engine was built from, with other numbers in it.
 
@@ -310,6 +374,17 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _profiler(base: Any, found: dict[str, float]) -> Any:
+    class Profiler(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            found[layer_name] = found.get(layer_name, 0.0) + ms
+
+    return Profiler()
 
 
 def _content(plan: Plan | bytes | str | os.PathLike[str]) -> bytes:

@@ -93,6 +93,11 @@ class Lane:
             self.rooms[key] = _Room(*(pair if kind == "device" else (self.cuda.malloc_host, self.cuda.free_host)))
         return self.rooms[key]
 
+    def use_context(self, context: Any) -> None:
+        """Goes on with another context of the same engine."""
+        self.context, self.profile = context, 0
+        self._allocators.clear()
+
     # one run
 
     def use_profile(self, number: int) -> None:

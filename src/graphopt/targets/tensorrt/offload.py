@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from graphopt import ir
+from graphopt.analysis.shapes import ensure_types
 from graphopt.errors import GraphoptError
-from graphopt.ir import Model
+from graphopt.ir import Model, Node
 from graphopt.targets.tensorrt.engine import Engine
+from graphopt.targets.tensorrt_parser import OLDEST, why_not_parsed
 
 __all__ = ["Offloaded", "offload"]
 
@@ -66,16 +69,18 @@ class Offloaded:
         self.close()
 
 
-def offload(model: Model, build: Callable[[Model], Engine]) -> Offloaded:
+def offload(model: Model, build: Callable[[Model], Engine], version: tuple[int, ...] = OLDEST) -> Offloaded:
     """Cuts a model where TensorRT's parser stops, and builds an engine for each region that it takes.
 
     build: makes an engine of a part. A region that is too small to pay for the copies, or that TensorRT refuses to
-    build after all (BuildError), runs in ONNX Runtime, too.
+    build after all (BuildError), runs in ONNX Runtime, too. version: of TensorRT.
     """
     from graphopt.subgraphs.chain import Chain, Link
     from graphopt.subgraphs.partition import partition
 
-    found = partition(model, supported="tensorrt", kinds=("tensorrt", "onnxruntime"))
+    ensure_types(model)
+    takes = partial(_takes, version)
+    found = partition(model, supported=takes, kinds=("tensorrt", "onnxruntime"))
     engines: list[Engine] = []
     steps: list[tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], dict[str, Any]]]] = []
     try:
@@ -94,6 +99,10 @@ def offload(model: Model, build: Callable[[Model], Engine]) -> Offloaded:
             engine.close()
         raise
     return Offloaded(steps, found.inputs, found.outputs, engines)
+
+
+def _takes(version: tuple[int, ...], node: Node) -> bool:
+    return not why_not_parsed(node, version)
 
 
 def _built(part: Model, build: Callable[[Model], Engine]) -> Engine | None:

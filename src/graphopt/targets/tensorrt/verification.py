@@ -67,12 +67,13 @@ def verify_engine(
     allowance: Allowance | None = None,
     seconds: float = 60.0,
     seed: int = 0,
+    failing: list[Mapping[str, Any]] | None = None,
 ) -> Any:
     """Compares an engine with the model that it was built from, run by ONNX Runtime on the CPU.
 
     inputs: feeds to compare on; None makes inputs that suit the model, for the smallest, usual and largest shapes of
     every profile. allowance: by the precision of the graph if it is None. seconds: for all of it; what does not fit is
-    listed as unchecked. Returns a `graphopt.verify.VerificationReport`.
+    listed as unchecked. failing: gets the inputs of runs that differ. Returns a `graphopt.verify.VerificationReport`.
     """
     from graphopt.verify import Budget, Reference, Run, VerificationReport
 
@@ -92,6 +93,8 @@ def verify_engine(
             for case in reference.found.cases:
                 run = Run(_sizes(model, corner, case.feeds), "", case.data, seconds=(case.seconds, 0.0))
                 _compare(engine, model, case, run, allowed, report)
+                if failing is not None and (report.error or not run.ok):
+                    failing.append(case.feeds)
     _conclude(report)
     report.seconds = time.monotonic() - start
     return report
