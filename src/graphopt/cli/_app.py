@@ -20,6 +20,8 @@ def build() -> typer.Typer:
     from graphopt.cli import (
         bench,
         bisect,
+        build,
+        check,
         check_rules,
         compose,
         diff,
@@ -29,6 +31,7 @@ def build() -> typer.Typer:
         inspect,
         machine,
         optimize,
+        package,
         partition,
         passes,
         replace,
@@ -47,6 +50,7 @@ def build() -> typer.Typer:
         fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, diff.diff,
         explain.explain, extract.extract, replace.replace, partition.partition, compose.compose, passes.passes,
         check_rules.check_rules, machine.machine,
+        build.build, check.check, package.package,
     )  # fmt: skip
     for command in commands:
         app.command(epilog=_EPILOG)(command)

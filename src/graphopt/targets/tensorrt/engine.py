@@ -274,6 +274,11 @@ class Engine:
         raise GraphoptError(f"{reasons[0]}{others}; build it with --shapes that hold this one")
 
     @property
+    def device_name(self) -> str:
+        """Of the GPU."""
+        return self._cuda.name
+
+    @property
     def lane_count(self) -> int:
         """How many runs may be under way at a time."""
         return len(self._lanes)
