@@ -173,3 +173,11 @@ def test_the_target_reaches_the_rules():
         (rule("for-ort", P.Neg("x"), targets=["onnxruntime"])(lambda m, new: new.Neg(new.Neg(new.Neg(m.x)))),)
     )
     assert not run(only, target="onnx")[1].rewrites
+
+
+def test_commas_in_quoted_options_belong_to_them() -> None:
+    text = "insert-qdq{only='Mish,Gelu'},dead-code"
+    found = Pipeline.parse(text)
+    assert str(found) == text
+    assert found.steps[0].only == "Mish,Gelu"
+    assert Pipeline.parse(str(found)) == found

@@ -15,11 +15,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphopt.analysis.ranges import Ranges as Ranges
     from graphopt.api import fuse as fuse
     from graphopt.api import optimize as optimize
     from graphopt.api import optimize_file as optimize_file
     from graphopt.bisection import Blame as Blame
     from graphopt.bisection import bisect as bisect
+    from graphopt.calibration.core import calibrate as calibrate
     from graphopt.difference import Diff as Diff
     from graphopt.difference import diff as diff
     from graphopt.errors import ExternalDataError as ExternalDataError
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from graphopt.ir import save as save
     from graphopt.passes import Pass as Pass
     from graphopt.pipeline import Pipeline as Pipeline
+    from graphopt.quantization.core import quantize as quantize
+    from graphopt.quantization.core import quantize_file as quantize_file
     from graphopt.report import Report as Report
     from graphopt.rewrite import RuleSet as RuleSet
     from graphopt.rewrite import refuse as refuse
@@ -67,6 +71,7 @@ _HOME = {
     "PassError": "errors",
     "Pipeline": "pipeline",
     "PipelineSyntaxError": "errors",
+    "Ranges": "analysis.ranges",
     "Report": "report",
     "RewriteCycle": "errors",
     "RuleSet": "rewrite",
@@ -74,6 +79,7 @@ _HOME = {
     "VerificationError": "errors",
     "VerificationReport": "verify",
     "bisect": "bisection",
+    "calibrate": "calibration.core",
     "compose": "subgraphs.compose",
     "diff": "difference",
     "extract": "subgraphs.extract",
@@ -85,6 +91,8 @@ _HOME = {
     "partition": "subgraphs.partition",
     "preprocess": "subgraphs.preprocess",
     "profile": "targets.profile",
+    "quantize": "quantization.core",
+    "quantize_file": "quantization.core",
     "refuse": "rewrite",
     "replace": "subgraphs.replace",
     "rule": "rewrite",
@@ -104,6 +112,7 @@ __all__ = [
     "PassError",
     "Pipeline",
     "PipelineSyntaxError",
+    "Ranges",
     "Report",
     "RewriteCycle",
     "RuleSet",
@@ -112,6 +121,7 @@ __all__ = [
     "VerificationReport",
     "__version__",
     "bisect",
+    "calibrate",
     "compose",
     "diff",
     "extract",
@@ -123,6 +133,8 @@ __all__ = [
     "partition",
     "preprocess",
     "profile",
+    "quantize",
+    "quantize_file",
     "refuse",
     "replace",
     "rule",

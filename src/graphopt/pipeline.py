@@ -158,6 +158,7 @@ def _flat(steps: tuple[Step, ...], model: Model, ctx: Context) -> Iterator[Step]
                 break
 
 
+_OPTION = re.compile(r"""(?:[^,'"]|'[^']*'|"[^"]*")+""")  # up to a comma that is not in quotes
 _TOKEN = re.compile(r"\s*(?:([A-Za-z][\w.-]*)|([-(),+*])|(\{[^{}]*\})|(\d+))")
 
 
@@ -253,7 +254,7 @@ class _Parser:
     def options(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         body = self.take()[1:-1].strip()
-        for part in body.split(",") if body else ():
+        for part in _OPTION.findall(body):
             key, equal, value = part.partition("=")
             if not equal or not key.strip():
                 self.at -= 1

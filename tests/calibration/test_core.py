@@ -58,6 +58,14 @@ def test_models_come_in_every_form(
     assert found["x"].high == max(float(feed["x"].max()) for feed in feeds)
 
 
+def test_weights_may_be_in_files_of_their_own(
+    model: ModelProto, feeds: list[dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    right = calibrate(model, feeds).to_json()
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    assert calibrate(tmp_path / "m.onnx", feeds, budget=1).to_json() == right
+
+
 def test_the_budget_makes_no_difference(model: ModelProto, feeds: list[dict[str, np.ndarray]]) -> None:
     assert calibrate(model, feeds, budget=1) == calibrate(model, feeds)
     found = [calibrate(model, feeds, method="entropy", budget=budget).to_json() for budget in (1, 1 << 24)]

@@ -20,7 +20,9 @@ def build() -> typer.Typer:
     from graphopt.cli import (
         bench,
         bisect,
+        build,
         calibrate,
+        check,
         check_rules,
         compose,
         diff,
@@ -30,6 +32,7 @@ def build() -> typer.Typer:
         inspect,
         machine,
         optimize,
+        package,
         partition,
         passes,
         quantize,
@@ -46,9 +49,10 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_root)
     commands = (
-        fuse.fuse, optimize.optimize, verify.verify, bench.bench, bisect.bisect, inspect.inspect, diff.diff,
-        explain.explain, extract.extract, replace.replace, partition.partition, compose.compose, passes.passes,
-        quantize.quantize, calibrate.calibrate, check_rules.check_rules, machine.machine,
+        fuse.fuse, optimize.optimize, quantize.quantize, build.build, verify.verify, bench.bench, bisect.bisect,
+        inspect.inspect, diff.diff, explain.explain, extract.extract, replace.replace, partition.partition,
+        compose.compose, package.package, check.check, passes.passes, check_rules.check_rules, calibrate.calibrate,
+        machine.machine,
     )  # fmt: skip
     for command in commands:
         app.command(epilog=_EPILOG)(command)

@@ -27,11 +27,16 @@ def bench(
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Of measuring in each process.")] = 2.0,
     repeats: Annotated[int, typer.Option("--repeats", "-n", min=1, help="Fresh processes.")] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the generated inputs.")] = 0,
+    lanes: Annotated[int, typer.Option("--lanes", min=1, help="Of engines: runs under way at a time.")] = 1,
+    graphs: Annotated[bool, typer.Option("--graphs", help="Of engines: run as CUDA graphs.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Of engines: the layers of B, the dearest first.")] = False,
     quiet: QuietOpt = False,
     json: JsonOpt = False,
     debug: DebugOpt = False,
 ) -> int:
-    """Time two models side by side in ONNX Runtime.
+    """Time two models, or two TensorRT engines, in turns.
+
+    Models run in ONNX Runtime, engines (FILE.plan) on the GPU.
 
     Both run with all the runtime's own optimizations, in turns and in fresh processes, on the same inputs: those of
     --inputs, else inputs that suit A. Shown are medians, the ratio with its 95 % interval, the time to load, the memory
@@ -41,6 +46,7 @@ def bench(
     Examples:
       graphopt bench model.onnx model.opt.onnx
       graphopt bench model.onnx model.opt.onnx -i sample.npz --threads 4 --json
+      graphopt bench original.plan model.plan --lanes 2 --layers
     """
     from graphopt.targets.latency import compare_latency
 
@@ -50,6 +56,11 @@ def bench(
     feeds = load_inputs(inputs)
     if feeds is not None and len(feeds) > 1:
         raise GraphoptError("--inputs is given more than once; models are timed on one set of inputs")
+    if a.suffix == b.suffix == ".plan":
+        from graphopt.cli._engines import bench_plans
+
+        given = feeds[0] if feeds else None
+        return bench_plans(a, b, given, seconds, lanes=lanes, graphs=graphs, layers=layers, quiet=quiet, json=json)
     with ProgressLine(quiet=quiet or json) as progress:
         latency = compare_latency(
             a, b, feeds[0] if feeds else None, threads=threads, seconds=seconds, repeats=repeats, seed=seed,

@@ -126,7 +126,7 @@ def _discover() -> None:
 
 def _group(package: ModuleType) -> None:
     """All rules of a folder that are not opt-in, as one rule set with the folder's name."""
-    inside = [e for e in _ENTRIES.values() if e.kind == "rule" and e.module.startswith(package.__name__ + ".")]
+    inside = [e for e in _ENTRIES.values() if e.kind == "rule" and e.module.rpartition(".")[0] == package.__name__]
     rules = tuple(rule for rule in (entry.make() for entry in inside) if not rule.opt_in)
     if rules:
         group = RuleSet(rules, package.__name__.rsplit(".", 1)[-1].replace("_", "-"))
