@@ -33,6 +33,11 @@ class Pass:
     acts on small models."""
     only_notes: ClassVar[bool] = False
     """Whether it changes no model itself, and only allows something to the passes after it."""
+    needs_ranges: ClassVar[bool] = False
+    """Whether it has an option `ranges` without which it is an error to run it. The conformance and property suites
+    calibrate each model for it."""
+    raises_opset: ClassVar[bool] = False
+    """Whether a higher opset of the result is what it is for."""
     lossy: ClassVar[bool] = False
     """Whether it trades accuracy for speed or size (quantization, lower precision): what it makes is checked for what
     the runtime does with it, and its distance from the original is reported, not refused. docs/verification.md."""

@@ -37,6 +37,7 @@ class RaiseOpset(Pass):
 
     name = "raise-opset"
     checked_as: ClassVar[dict[str, Any]] = {"version": 21}
+    raises_opset = True
     version: int = 13
 
     def run(self, model: Model, ctx: Context) -> None:

@@ -144,9 +144,9 @@ INT32_MOST = 2**31 - 1
 def widen_for_bias(weight: NDArray, activation: NDArray, bias: NDArray) -> NDArray:
     """Weight scales (float32, one or one a channel) that leave room for a bias in int32 of scale activation * weight.
 
-    A channel whose weights are all but zero has so small a scale that its bias would overflow, which ORT's quantizer
-    once let happen (efficientnet's 0 dB). Such a scale grows until the bias takes half of int32, the rest being for the
-    products; the channel's weights are then coarser, but they are small beside its bias.
+    A channel whose weights are all but zero has so small a scale that its bias would overflow. Such a scale grows until
+    the bias takes half of int32, the rest being for the products; the channel's weights are then coarser, but they are
+    small beside its bias.
 
     >>> wider = widen_for_bias(np.float32([1e-12, 0.01]), np.float32(0.02), np.float32([1.0, 1.0]))
     >>> [f"{scale:.2g}" for scale in wider]

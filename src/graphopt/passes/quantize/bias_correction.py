@@ -44,6 +44,7 @@ class BiasCorrection(Pass):
 
     name = NAME
     lossy: ClassVar[bool] = True
+    needs_ranges = True
     ranges: Any = ""
     dtype: str = "int8"
     per_channel: bool = True

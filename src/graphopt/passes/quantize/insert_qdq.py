@@ -50,6 +50,7 @@ class InsertQdq(Pass):
 
     name = NAME
     lossy = True
+    needs_ranges = True
     ranges: Any = ""
     only: str = "*"
     keep_float: str = ""

@@ -39,6 +39,7 @@ class InsertQdqTensorrt(Pass):
 
     name = NAME
     lossy: ClassVar[bool] = True
+    needs_ranges = True
     ranges: Any = ""
     only: str = "*"
     keep_float: str = ""

@@ -89,6 +89,8 @@ class QuantizeWeights(Pass):
             else:
                 assert isinstance(found, Product)
                 work.readers.setdefault((found.weight, found.turned), []).append(found)
+        for graph in dict.fromkeys(found.node.graph for group in work.readers.values() for found in group):
+            graph.ensure_sorted()
         if self.method == "awq":
             work.scale_channels()
         for group in list(work.readers.values()):

@@ -52,6 +52,7 @@ class SmoothQuant(Pass):
     """
 
     name = NAME
+    needs_ranges = True
     ranges: Any = ""
     alpha: float = -1.0
     only: str = "*"

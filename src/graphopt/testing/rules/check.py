@@ -70,13 +70,22 @@ def check_rules(
     return checks
 
 
+def _is_exact(name: str) -> bool:
+    """Whether a pass claims to keep what a model computes, and runs without calibrated ranges: others are for the
+    conformance suite."""
+    from graphopt.passes import registry
+
+    made = registry.get(name).make()
+    return not getattr(made, "lossy", False) and not getattr(made, "needs_ranges", False)
+
+
 def find(rules: Iterable[Any] | None) -> list[Any]:
     """Rules and passes, from names and whatever holds them; without, all that are registered."""
     from graphopt.passes import registry
     from graphopt.rewrite import Rule, RuleSet
 
     if rules is None:
-        rules = [name for name in registry.names() if registry.get(name).kind in ("rule", "pass")]
+        rules = [name for name in registry.names() if registry.get(name).kind in ("rule", "pass") and _is_exact(name)]
     found: dict[str, Any] = {}
     for item in [rules] if isinstance(rules, (str, Rule, RuleSet)) else rules:
         made = registry.get(item).make() if isinstance(item, str) else item() if isinstance(item, type) else item
