@@ -156,7 +156,10 @@ def measure(args: argparse.Namespace, tool: str, method: str, samples: int) -> d
                "inputs": args.inputs}  # fmt: skip
     answer = run_worker("calibration.py", request, args.timeout)
     if not answer["ok"]:
-        raise SystemExit(f"{tool} {method} fails: {answer['error']}")
+        print(f"{tool} {method} {samples} fails: {answer['error']}", file=sys.stderr)
+        if tool == "onnxruntime":
+            return {"cpu": np.nan, "peak": np.nan, "ranges": {}, "error": answer["error"]}
+        raise SystemExit(1)
     print(f"{tool} {method} {samples}: {answer['cpu']:.2f} s, {answer['peak'] / MEGABYTE:.0f} MB", file=sys.stderr)
     return answer
 
@@ -201,7 +204,7 @@ def print_table(data: dict[str, Any]) -> None:
             f"{each['theirs_cpu']:.1f}",
             f"{each['theirs_peak'] / MEGABYTE:.0f}",
             f"{each['times_as_fast']:.2f}",
-            f"{said} of {found['tensors']}, at most {found['most']:.2f} apart",
+            f"{said} of {found['tensors']}, at most {found['most']:.2f} apart" if found["tensors"] else "ORT fails",
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     few, more = data["theirs"]

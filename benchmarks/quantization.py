@@ -83,7 +83,8 @@ def measure(src: Path, recipe: list[dict[str, Any]], make_feeds: Any, args: argp
         held = write_samples(Path(scratch, "held"), recipe, make_feeds, range(9000, 9000 + args.judge))
         for tool in args.tools.split(","):
             made = Path(scratch, f"{tool}.onnx")
-            options = {"calibration": args.method} if tool == "graphopt" else {"method": _PEER_METHODS[args.method]}
+            ours = {"calibration": args.method, "seconds": args.search}
+            options = ours if tool == "graphopt" else {"method": _PEER_METHODS[args.method]}
             request = {"tool": tool, "src": str(src), "dst": str(made), "data": str(data), "options": options}
             answer = run_worker("quantizers.py", request, args.timeout)
             found[tool] = {**answer, **(judge(src, made, held, args) if answer["ok"] else {})}
@@ -123,9 +124,10 @@ def print_table(results: dict[str, dict[str, Any]], summary: dict[str, Any]) -> 
         ours, theirs = run.get("graphopt", {}), run.get("onnxruntime", {})
         ratio = f"{ours['speed'] / theirs['speed']:.2f}" if "speed" in ours and "speed" in theirs else ""
         interval = "{:.2f} to {:.2f}".format(*ours["interval"]) if "speed" in ours else ""
+        chosen = "; ".join(ours.get("said", []))
         said = ours.get("error") or theirs.get("error") or "; ".join(theirs.get("said", []))
         cells = (_number(ours, "speed"), interval, _number(ours, "sqnr"), _number(theirs, "speed"))
-        table.add_row(name, *cells, _number(theirs, "sqnr"), ratio, said[:70])
+        table.add_row(name, *cells, _number(theirs, "sqnr"), ratio, f"{chosen} | {said}"[:80])
     Console(width=None if sys.stdout.isatty() else 170).print(table)
     print(
         f"{summary['models']} models: geomean {summary['speed']:.2f} of fp32, {summary['over_peer']:.2f} times "
@@ -150,6 +152,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--method", choices=list(_PEER_METHODS), default="minmax", help="of calibration (default: %(default)s)")
     add("--samples", type=int, default=16, help="for calibration (default: %(default)s)")
     add("--judge", type=int, default=8, help="samples to judge on (default: %(default)s)")
+    add("--search", type=float, default=60, help="seconds that graphopt searches (default: %(default)s)")
     add("--threads", type=int, default=1, help="threads of ONNX Runtime (default: %(default)s)")
     add("--seconds", type=float, default=2, help="seconds of measuring in a repeat (default: %(default)s)")
     add("--repeats", type=int, default=3, help="fresh processes a model (default: %(default)s)")

@@ -34,10 +34,8 @@ def feeds_in(folder: str) -> Iterator[dict[str, np.ndarray]]:
 def with_graphopt(request: dict[str, Any]) -> list[str]:
     import graphopt
 
-    _, report = graphopt.quantize(
-        request["src"], request["data"], with_report=True, output=request["dst"], **request["options"]
-    )
-    return [report.summary()]
+    report = graphopt.quantize_file(request["src"], request["dst"], request["data"], **request["options"])
+    return [report.chosen]
 
 
 def with_onnxruntime(request: dict[str, Any]) -> list[str]:

@@ -77,7 +77,7 @@ def test_zeros_alone_have_a_histogram() -> None:
 
 def test_a_histogram_is_as_fine_as_promised(rng: np.random.Generator) -> None:
     values = rng.standard_normal(1000).astype(np.float32)
-    assert counted(values).width <= np.abs(values).max() / 4096
+    assert counted(values).width <= np.abs(values).max() / 2048
 
 
 def test_below_counts_what_lies_below(rng: np.random.Generator) -> None:
@@ -86,7 +86,7 @@ def test_below_counts_what_lies_below(rng: np.random.Generator) -> None:
     points = np.linspace(low - 1, high + 1, 57)
     found = counted(values).below(points, low, high)
     right = np.searchsorted(np.sort(values), points)
-    assert np.abs(found - right).max() < 60  # of values in one bin
+    assert np.abs(found - right).max() < 120  # of values in one bin
     assert found[0] == 0
     assert found[-1] == values.size
 

@@ -1,6 +1,6 @@
 """Histograms that merge exactly: bins whose width is a power of two, chosen by the largest magnitude alone.
 
-A histogram has HALF bins on each side of zero, of width 2**(exponent - 13), where every value lies in
+A histogram has HALF bins on each side of zero, of width 2**exponent / HALF, where every value lies in
 (-2**exponent, 2**exponent). When a larger value comes the exponent grows, and bins are added in pairs: as
 floor(x / 2w) is floor(floor(x / w) / 2), that gives what counting with the wide bins from the start would have given.
 So the counts are a function of the values seen, whatever their order and whoever counted them. (Growing histograms:
@@ -16,8 +16,9 @@ import numpy as np
 
 __all__ = ["HALF", "Histogram", "exponent_of"]
 
-HALF = 1 << 13  # bins on each side of zero
-LEAST, MOST = -100, 13  # exponents between which the arithmetic on float32 is exact
+BITS = 12
+HALF = 1 << BITS  # bins on each side of zero
+LEAST, MOST = -100, BITS  # exponents between which the arithmetic on float32 is exact
 CHUNK = 1 << 16  # values counted at a time: they and their bins stay in the cache
 
 
@@ -48,7 +49,7 @@ class Histogram:
     @property
     def width(self) -> float:
         """Of a bin."""
-        return math.ldexp(1.0, self.exponent - 13)
+        return math.ldexp(1.0, self.exponent - BITS)
 
     def edges(self) -> np.ndarray:
         """float64, one more than there are bins."""
@@ -59,7 +60,7 @@ class Histogram:
         self.widen(exponent_of(max(-low, high)))
         flat = values.reshape(-1)
         first = HALF if low >= 0 else 0
-        inverse = math.ldexp(1.0, 13 - self.exponent)
+        inverse = math.ldexp(1.0, BITS - self.exponent)
         kind = np.float32 if self.exponent <= MOST else np.float64
         for start in range(0, flat.size, CHUNK):
             scaled = np.multiply(flat[start : start + CHUNK], kind(inverse), dtype=kind)
@@ -71,7 +72,7 @@ class Histogram:
 
     def widen(self, exponent: int) -> None:
         """Adds bins in pairs until they are those of an exponent, if it is greater."""
-        steps = min(exponent - self.exponent, 14)  # after 14 every value is in one of the two bins beside zero
+        steps = min(exponent - self.exponent, BITS + 1)  # after these every value is in one of the two bins beside zero
         if steps <= 0:
             return
         step = 1 << steps

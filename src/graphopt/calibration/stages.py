@@ -69,6 +69,10 @@ class Stages:
         self.model = in_order(model)
         self.threads = threads
         self.inputs = [value.name for value in self.model.graph.inputs]
+        for value in self.model.graph.inputs:
+            if value.dtype == TensorProto.STRING:
+                hint = "calibrate the part behind it (graphopt extract)"
+                raise GraphoptError(f"input {value.name!r} holds strings, and cannot be fed; {hint}")
         wanted = [value_of(self.model, name) for name in dict.fromkeys(names)]
         self._fed = [value.name for value in wanted if value.producer is None]
         made = [value for value in wanted if value.producer is not None]
@@ -172,11 +176,11 @@ class Stages:
 
         path = os.path.join(self._folder.name, f"{number}.onnx")
         ir.save(part, path)
+        self.model.store.forget_pages()
         try:
             session = onnxruntime.InferenceSession(path, options_of(self.threads), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exception classes have no public base but Exception
             raise GraphoptError(f"ONNX Runtime does not load the model: {one_line(error)}") from error
-        self.model.store.forget_pages()
         os.truncate(path, 0)
         return session
 

@@ -62,4 +62,6 @@ def spell(option: Any) -> str:
         return "true" if option else "false"
     if isinstance(option, str):
         return option if option.isidentifier() else repr(option)
-    return repr(option)
+    if isinstance(option, (int, float)):
+        return repr(option)
+    return repr(str(option))  # calibrated ranges, say: their file, or what tells them from others

@@ -42,6 +42,7 @@ __all__ = ["prepared", "quantize", "quantize_file"]
 
 PathLike = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]
+_OPSET = 17  # Q/DQ by channel need 13, and LayerNormalization stays one operator from 17 on
 _ATTEMPTS = 3  # quantized models timed in fresh processes; where the fastest three are no faster, none is
 
 
@@ -162,7 +163,7 @@ class _Run:
         with tempfile.TemporaryDirectory(prefix="graphopt-quantize-") as scratch:
             self.tell("optimize", 0, 0)
             blocks = self.settings.method == "weight-only" and self.settings.target != "onnxruntime"
-            base, done = prepared(self.original, self.settings.verify, self.tell, 21 if blocks else 13)
+            base, done = prepared(self.original, self.settings.verify, self.tell, 21 if blocks else _OPSET)
             self.report.warnings += done.warnings
             self.report.nodes_before, self.report.bytes_before = done.nodes_before, done.bytes_before
             ranges = self._ranges(base, parts)

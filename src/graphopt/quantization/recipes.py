@@ -161,6 +161,8 @@ class Kitchen:
             steps = [registry.get("quantize-weights").make(**{**dict(recipe.more), **which})]
         else:
             raise GraphoptError(f"unknown method {recipe.method!r}; choose one of {', '.join(METHODS)}")
+        if recipe.method == "dynamic" and self.target == "onnxruntime":  # the float rest, now with its own operators
+            return [*steps, "default"]
         return [*steps, *(["qdq-cleanup"] if "qdq-cleanup" in registry.names() else []), "dead-code"]
 
     def improved(self, recipe: Recipe) -> Recipe | None:

@@ -408,6 +408,19 @@ def test_gptq_and_a_shared_weight() -> None:
         quantize(small, method="gptq", statistics=found)
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+@pytest.mark.parametrize("form", ["dequantize", "matmulnbits"])
+def test_products_of_products(method: str, form: str) -> None:
+    """The second one reads what now makes the first one's result, and has the statistics of its old name."""
+    nodes = [node("MatMul", "x w", "p"), node("Gemm", "p v b", "q"), node("MatMul", "q u", "y")]
+    weights = {"w": W, "v": rand(N, 64), "b": rand(64), "u": rand(64, 32)}
+    before = model(nodes, {"x": ("M", K)}, ["y"], weights, opset=21, ir_version=10)
+    found = weight_statistics(before, [{"x": rand(20, K, seed=s)} for s in range(20)])
+    after, report = quantize(before, bits=8, method=method, statistics=found, format=form, accuracy_level=0)
+    assert fired(report).count(NAME) == 3 and "no statistics" not in str(report.refusals)
+    assert sqnr(run(before, FLAT)[0], run(after, FLAT)[0]) > 34
+
+
 def test_what_does_not_change_is_not_copied() -> None:
     """A large weight that stays is the same payload; the codes of one that goes take an eighth."""
     nodes = [node("MatMul", "x w", "p"), node("MatMul", "p v", "y", name="second")]

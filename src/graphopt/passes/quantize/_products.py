@@ -16,12 +16,20 @@ FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 
 @dataclass(frozen=True)
 class Product:
-    """One MatMul or Gemm. x: its activation. weight: the constant, [K, N], or [N, K] where `turned`."""
+    """One MatMul or Gemm. weight: the constant, [K, N], or [N, K] where `turned`. reads: the name of its activation in
+    the model as it was, which statistics go by."""
 
     node: Node
-    x: Value
     weight: Value
     turned: bool
+    reads: str
+
+    @property
+    def x(self) -> Value:
+        """Its activation, whatever makes it now."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -69,7 +77,7 @@ def product_of(node: Node) -> Product | str | None:
         return "the weights are no matrix"
     if node.op == "Gemm" and node.attr("transA", 0):
         return "the activation is transposed"
-    return Product(node, x, source, turned)
+    return Product(node, source, turned, x.name)
 
 
 def products(model: Model, only: str, keep_float: str) -> Iterator[tuple[Node, Product | str]]:
@@ -89,5 +97,5 @@ def inputs_of_products(model: Model, only: str, keep_float: str) -> dict[str, in
     found: dict[str, int] = {}
     for node, product in products(model, only, keep_float):
         if isinstance(product, Product) and node.graph is model.graph and product.x.graph is model.graph:
-            found.setdefault(product.x.name, product.shape[0])
+            found.setdefault(product.reads, product.shape[0])
     return found

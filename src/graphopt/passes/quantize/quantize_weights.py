@@ -153,23 +153,25 @@ class _Work:
     ctx: Context
     statistics: Statistics | None
     readers: dict[tuple[Value, bool], list[Product]] = field(default_factory=dict)
-    factors: dict[Value, Any] = field(default_factory=dict)
+    factors: dict[str, Any] = field(default_factory=dict)
     count: int = 0
-    last: tuple[frozenset[Value], Factor] | None = None
+    last: tuple[frozenset[str], Factor] | None = None
 
     def moments(self, group: list[Product]) -> Moments | None:
         """Of all that the products of a weight read; None where some of it was not observed."""
         if self.statistics is None:
             return None
         total: Moments | None = None
-        for x in dict.fromkeys(found.x for found in group):
-            if x.name not in self.statistics or x.graph is not x.graph.model.graph:
+        if any(found.x.graph.parent is not None or found.x.graph.in_function for found in group):
+            return None
+        for name in dict.fromkeys(found.reads for found in group):
+            if name not in self.statistics:
                 return None
-            seen = self.statistics[x.name]
+            seen = self.statistics[name]
             if seen.gram.shape[0] != group[0].shape[0]:
-                raise GraphoptError(f"the statistics of {x.name} are of another model: collect them again")
-            if x in self.factors:
-                seen = seen.scaled(1 / self.factors[x])
+                raise GraphoptError(f"the statistics of {name} are of another model: collect them again")
+            if name in self.factors:
+                seen = seen.scaled(1 / self.factors[name])
             total = seen if total is None else total.plus(seen)
         return total
 
@@ -183,7 +185,7 @@ class _Work:
         unsound = not unseen and not np.isfinite(group[0].weight.numpy()).all()
         if unseen or unsound:
             for found in sites:
-                why = "the weights hold infinities or NaN" if unsound else _unseen(found.x)
+                why = "the weights hold infinities or NaN" if unsound else _unseen(found.reads)
                 self.ctx.refuse(NAME, why, found.node)
             return
         packed = Packed(group[0].weight, self.options.format)
@@ -210,7 +212,7 @@ class _Work:
 
     def _factor_of(self, group: list[Product], moments: Moments) -> Factor:
         """Found once for the products that read the same, as those for queries, keys and values do."""
-        inputs = frozenset(found.x for found in group)
+        inputs = frozenset(found.reads for found in group)
         if self.last is None or self.last[0] != inputs:
             self.last = inputs, factor_of(moments.gram, self.options.damping, self.options.act_order)
         return self.last[1]
@@ -236,7 +238,7 @@ class _Work:
     def _scale(self, x: Value, readers: list[Product]) -> str:
         moments = self.moments(readers)
         if moments is None:
-            return _unseen(x)
+            return _unseen(x.name)
         edits = _awq.places(x, [found.node for found in readers], readers[0].shape[0])
         if isinstance(edits, str):
             return edits
@@ -256,7 +258,7 @@ class _Work:
         weights = [_awq.Edit(found.node, 1, not found.turned) for found in readers]
         _awq.apply(edits, s)
         _awq.apply(weights, 1 / s)
-        self.factors[x] = s
+        self.factors[readers[0].reads] = s
         self._renew(touched)
         labels = [node.label for node in touched]
         self.ctx.record(SCALES, labels, labels, x.graph)
@@ -269,9 +271,9 @@ class _Work:
                 for found in group:
                     weight = found.node.inputs[1] if found.node in nodes else found.weight
                     assert weight is not None
-                    fresh = Product(found.node, found.x, weight, found.turned)
+                    fresh = Product(found.node, weight, found.turned, found.reads)
                     self.readers.setdefault((weight, found.turned), []).append(fresh)
 
 
-def _unseen(x: Value) -> str:
-    return f"there are no statistics of its input {x.name}"
+def _unseen(name: str) -> str:
+    return f"there are no statistics of its input {name}"
