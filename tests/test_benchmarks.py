@@ -110,7 +110,7 @@ def test_latency_compares_original_and_emitted(tmp_path: Path) -> None:
     assert run["ok"], run
     assert len(run["repeats"]) == 2
     assert 0.05 < run["ratio"] < 20
-    assert 0 < run["b"]["nodes"] <= run["a"]["nodes"]
+    assert min(run["a"]["nodes"], run["b"]["nodes"]) > 0  # which has more says nothing: more may be faster
 
 
 def test_nodes_are_compared_with_the_best_peer_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

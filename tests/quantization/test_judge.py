@@ -130,8 +130,8 @@ def test_metrics_by_name(monkeypatch):
     assert metric_of("my_eval:accuracy").whole
     assert not metric_of("my_eval:by_sample").whole
     for wrong, words in [
-        ("my_eval", "module:function"), ("my_eval:none", "cannot be imported"), ("no_such:f", "cannot be imported"),
-        ("my_eval:odd", "3 arguments"), ("my_eval:number", "no function"),
+        ("my_eval", "module:function"), ("my_eval:none", "has no 'none'"), ("no_such:f", "no module"),
+        ("my_eval:odd", "3 arguments"), ("my_eval:number", "not a function"),
     ]:  # fmt: skip
         with pytest.raises(GraphoptError, match=words):
             metric_of(wrong)

@@ -21,6 +21,8 @@ ALLOWED = {
     "__init__.py": {"import_module"},  # the package's own modules, by a table in it
     "verify/__init__.py": {"import_module"},
     "testing/__init__.py": {"import_module"},
+    "quantization/__init__.py": {"import_module"},
+    "targets/tensorrt/__init__.py": {"import_module"},
     "passes/registry.py": {"import_module"},  # the package's own, and entry points of installed packages
     "passes/loading.py": {
         "exec_module",

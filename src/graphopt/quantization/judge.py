@@ -14,7 +14,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -239,14 +238,12 @@ def metric_of(given: Any) -> Metric | None:
         return None
     function, name = given, getattr(given, "__name__", repr(given))
     if isinstance(given, str):
+        from graphopt.calibration.user import is_reference, load_reference
+
         name = given
-        module, colon, attribute = given.partition(":")
-        if not colon or not module or not attribute:
+        if not is_reference(given):
             raise GraphoptError(f"metric {given!r} is none of {', '.join(BUILT_IN)}, nor of the form module:function")
-        try:
-            function = getattr(import_module(module), attribute)
-        except Exception as error:
-            raise GraphoptError(f"metric {given!r} cannot be imported: {type(error).__name__}: {error}") from error
+        function = load_reference(given)
     if not callable(function):
         raise GraphoptError(f"metric {name} is no function")
     try:

@@ -206,8 +206,6 @@ REFUSED = {
     "an axis is none of its input's": (17, 18, "g (float x) => (float y) { y = ReduceMax <axes = [0]> (x) }"),
     "an axis is not of size 1": (11, 13, "g (float[2, N] x) => (float[N] y) { y = Squeeze <axes = [0]> (x) }"),
     "further outputs are others": (9, 13, "g (float[N] x) => (float[N] y, float[N] m) { y, m = Dropout (x) }"),
-    "negative indices": (9, 13, ("g (int64[N] x, float[2] v) => (float[N, 3] y) { "
-                                "d = Constant <value = int64 {3}> () y = OneHot (x, d, v) }")),
     "spatial=0": (8, 13, ("g (float[N, 2] x) => (float[N, 2] y) { "
                          "y = BatchNormalization <spatial = 0> (x, pair, pair, pair, pair) }")),
     "split in another way": (9, 13, ("g (float[N, 2, 4] x) => (float[N, 1, 8] y) { "
@@ -233,6 +231,15 @@ def test_what_cannot_follow_is_refused_by_name(words):
     (reason,) = report.refusals["raise-opset"]
     assert words in reason
     assert out == made
+
+
+def test_one_hot_keeps_what_runtimes_make_of_negative_indices():
+    text = "g (int64[N] x, float[2] v) => (float[N, 3] y) { d = Constant <value = int64 {3}> () y = OneHot (x, d, v) }"
+    made = model(text, 9)
+    feeds = {"x": np.array([0, -1, 5, -7]), "v": np.float32([0, 1])}
+    out, report = graphopt.optimize(made, RaiseOpset(), inputs=feeds, with_report=True)
+    assert out.opset_import[0].version == 13
+    assert report.verification.status == "passed"
 
 
 def test_all_or_nothing():

@@ -78,7 +78,7 @@ def interval_of(value: Value, operands: list[Interval]) -> Interval:
     try:
         with np.errstate(all="ignore"):
             return rule(node, operands)
-    except (ArithmeticError, IndexError, TypeError, ValueError):  # a malformed node has no bounds
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # a malformed node has no bounds
         return UNKNOWN
 
 
