@@ -1,10 +1,11 @@
 """How far a lossy model (quantized, of lower precision) may be from the original, and from itself.
 
 Its distance from the original is what its user asked for: a figure to report. Three things are faults all the same:
-another type or shape; NaN or infinity where the original is finite; and a runtime that does not do what the graph says.
-For the last, the model runs twice, with the runtime's optimizations and without them. Both round differently, and
-where numbers are rounded to a grid either moves some of them by a step; so they need not agree to the last place, but
-the optimized run must not be further from the original than the written one: as a rule of thumb not by more than 3 dB.
+another type or shape; NaN or infinity where the original is finite (on finite inputs); and a runtime that does not do
+what the graph says. For the last, the model runs twice, with the runtime's optimizations and without them. Both round
+differently, and where numbers are rounded to a grid either moves some of them by a step; so they need not agree to the
+last place, but the optimized run must not be further from the original than the written one: as a rule of thumb not by
+more than 3 dB.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def distance(
     if found.kind:
         return Verdict(False, found.kind)
     fresh = _new_infinities(expected[place], outputs[place])
+    if fresh and not _is_finite(case.feeds):
+        return Verdict(True, "", note="NaN or infinity in the inputs reach more of the outputs than in the original")
     written = None if judge.reference.on_evaluator else judge.result(judge.other, False, number)
     if written is not None and fresh and not _new_infinities(expected[place], written[place]):
         return Verdict(False, f"ONNX Runtime's optimizations make {fresh} elements NaN or infinite", runtime="other")
@@ -46,6 +49,12 @@ def distance(
         return Verdict(True, "")
     why = f"ONNX Runtime's optimizations take it further from the original ({found.in_words()}) than it is as written"
     return Verdict(False, f"{why} ({plain.in_words()})", runtime="other")
+
+
+def _is_finite(feeds: Any) -> bool:
+    """Whether inputs hold numbers only. A scale that is found at run time is NaN for a whole tensor that has one."""
+    arrays = [leaf for _, leaf in flatten(list(feeds.values())) if getattr(leaf, "dtype", None) is not None]
+    return all(np.isfinite(a.astype(np.float64)).all() for a in arrays if a.dtype.kind in "fV")
 
 
 def _further(found: Deviation, plain: Deviation, apart: Deviation) -> bool:
