@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from graphopt.verify import verify
 from graphopt.verify.deadly import Hazards
 from graphopt.verify.rewrites.session import small
 from graphopt.verify.run import LoadError, Session
@@ -164,3 +165,29 @@ def test_a_trial_is_enough_for_a_shape() -> None:
 def test_divisions(text: str, traps: bool) -> None:
     model = made(text, two=np.array([2]), minus=np.array([2, -1]))
     assert Hazards(model).any is traps
+
+
+@pytest.mark.parametrize("perm", [(1, 0, 2), (1, 2, 0), (1, 2, 0, 3), (1, 2, 3, 0)])
+def test_a_half_transpose_in_front_of_a_product_is_not_shown_to_the_optimizer(perm: tuple[int, ...]) -> None:
+    """It ends the process when ONNX Runtime 1.31 loads it with all optimizations on, the original as the result."""
+    shape = [4, 8, 16, 16][: len(perm)]
+    moved = [shape[axis] for axis in perm]
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> g (float16{shape} x) => (float16{[*moved[:-1], 2]} y) '
+        f"{{ i = Identity(x)  t = Transpose<perm = {list(perm)}>(i)  y = MatMul(t, w) }}"
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((moved[-1], 2), np.float16), "w"))
+    assert "end the process" in Hazards(model).when_optimized
+    report = verify(model, model)
+    assert report.status == "passed"
+    assert report.runtime[0].transformers == ["NchwcTransformer"]
+
+
+def test_other_transposes_are_shown() -> None:
+    others = ("t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(t, x)", "t = Transpose<perm = [1, 0, 2]>(x) y = Neg(t)")
+    for text in others:
+        for kind in ("float16", "float"):
+            model = parser.parse_model(
+                f'<ir_version: 8, opset_import: ["": 17]> g ({kind}[4, 4, 4] x) => ({kind}[4, 4, 4] y) {{ {text} }}'
+            )
+            assert not Hazards(model).when_optimized

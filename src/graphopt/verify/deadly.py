@@ -3,12 +3,14 @@
 What does so whatever it is fed is not shown to the runtime at all: ConvTranspose and Conv in 0 groups (a division by
 zero), and Sum, Max, Min, Mean, Einsum with an input left out between others. What depends on the inputs is tried in a
 copy of the process first: LSTM and GRU on empty inputs, ConvTranspose of three spatial axes one of which is empty, and
-the lowest integer divided by -1, which has no result.
+the lowest integer divided by -1, which has no result. With all of its own optimizations on, the runtime is not shown a
+float16 Transpose that moves the first axis behind others, if a MatMul reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,9 +71,27 @@ _FILLING = _RESHAPING | frozenset(
 )
 
 
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
 class Hazards:
     """Those of one model. always: why it must not be shown to the runtime, "" for nothing. A run for which `of` is true
     has to be tried."""
+
+    @cached_property
+    def when_optimized(self) -> str:
+        """Why it must not be shown to the runtime with all optimizations on, "" for nothing."""
+        if not any(_crosses(node, scope) for scope in scopes(self._proto) for node in scope.node):
+            return ""
+        try:
+            model = inferred_at(self._proto, {})
+        except Exception:  # noqa: BLE001 - then nothing is known of it
+            return ""
+        for graph in model.scopes():
+            for node in graph:
+                if node.op == "Transpose" and _is_half(node) and _moves_first(node.attr("perm") or ()):
+                    return f"ONNX Runtime's optimizations end the process on float16 Transpose {node.label}"
+        return ""
 
     def __init__(self, proto: ModelProto) -> None:
         self._proto = proto
@@ -118,6 +138,24 @@ def _key(feeds: Mapping[str, Any]) -> tuple[str, ...]:
     """The shapes, and the values of single numbers and flags: they choose branches."""
     parts = ((name, np.shape(value), value.tolist() if np.size(value) == 1 else "") for name, value in feeds.items())
     return tuple(sorted(map(repr, parts)))
+
+
+def _moves_first(perm: Sequence[int]) -> bool:
+    """Whether the first axis goes right before the last, or to the end, and the others stay in order."""
+    last = len(perm) - 1
+    return last > 1 and tuple(perm) in ((*range(1, last), 0, last), (*range(1, last + 1), 0))
+
+
+def _is_half(node: Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].dtype in _HALVES
+
+
+def _crosses(node: NodeProto, scope: GraphProto | FunctionProto) -> bool:
+    """Whether a Transpose moves its first axis so and a MatMul of the scope reads it, whatever its type."""
+    if node.op_type != "Transpose" or node.domain not in _DEFAULT:
+        return False
+    perm = next((entry.ints for entry in node.attribute if entry.name == "perm"), ())
+    return _moves_first(perm) and any(n.op_type == "MatMul" and node.output[0] in n.input for n in scope.node)
 
 
 def _always(node: NodeProto) -> str:

@@ -91,6 +91,9 @@ class Session:
         if not reference:
             if source.hazards.always:
                 raise LoadError(source.hazards.always)
+            full = optimize is True or optimize in ("ORT_ENABLE_ALL", "ORT_ENABLE_LAYOUT")
+            if full and "NchwcTransformer" not in disabled and source.hazards.when_optimized:
+                raise LoadError(source.hazards.when_optimized)
             try:
                 self._session, self._bounded = _ort_session(source, optimize, threads, disabled)
             except LoadError as error:
