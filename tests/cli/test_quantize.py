@@ -110,9 +110,11 @@ def test_without_data(graphopt, source, tmp_path):
     ("more", "words"),
     [
         (["--max-loss", "much"], "max_loss"),
-        (["--metric", "no_such_module:f", "--max-loss", "1%"], "cannot be imported"),
+        (["--metric", "no_such_module:f", "--max-loss", "1%"], "there is no module"),
         (["--keep-float", "nothing*"], "matches no node"),
         (["--bits", 4], "--method weight-only"),
+        (["--rounding", "gptq"], "--method weight-only"),
+        (["--method", "weight-only", "--rounding", "best"], "best"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["-o", "no/such/folder/x.onnx"], "does not exist"),
         (["--ranges", "none.json"], "none.json"),

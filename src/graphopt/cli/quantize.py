@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from graphopt.quantization import QuantizationReport
 
 
+class Rounding(str, Enum):
+    """How weights are rounded."""
+
+    rtn = "rtn"
+    gptq = "gptq"
+    awq = "awq"
+
+
 class How(str, Enum):
     """How products are computed."""
 
@@ -81,6 +89,14 @@ def quantize(
     samples: SamplesOpt = None,
     cluster: ClusterOpt = None,
     cache: CacheOpt = None,
+    rounding: Annotated[
+        Rounding | None,
+        typer.Option(
+            "--rounding",
+            show_default=False,
+            help="Of weights, with --method weight-only: to nearest, or by the data gptq or awq.",
+        ),
+    ] = None,
     bits: Annotated[
         int | None, typer.Option("--bits", help="Of weights, with --method weight-only.", show_default=False)
     ] = None,
@@ -113,10 +129,12 @@ def quantize(
       graphopt quantize model.onnx --data my_data:feeds --max-loss 30dB --layers --plot model.png
       graphopt quantize bert.onnx --method dynamic                (needs no data)
       graphopt quantize llm.onnx --method weight-only --bits 4    (neither does this)
+      graphopt quantize llm.onnx --method weight-only --bits 4 --rounding gptq --data prompts/
     """
     options: dict[str, Any] = {"bits": bits} if bits is not None else {}
+    options |= {"method": rounding.value} if rounding is not None else {}
     if options and method is not How.weight_only:
-        raise GraphoptError("--bits is of --method weight-only")
+        raise GraphoptError("--bits and --rounding are of --method weight-only")
     _check_plot(plot)
     settings: dict[str, Any] = {
         "target": target.value, "method": method.value, "calibration": calibration.value, "max_loss": max_loss,
