@@ -134,10 +134,8 @@ def prepared(
     """The fp32 model in the form that is calibrated and quantized: optimized with standard operators, in an opset that
     Q/DQ need at least. Equal to the original, and verified."""
     from graphopt.api import optimize
-    from graphopt.passes import registry
 
-    extra = "prepare-quantization,dead-code" if "prepare-quantization" in registry.names() else "dead-code"
-    steps = f"raise-opset{{version={opset}}},default,{extra}"
+    steps = f"raise-opset{{version={opset}}},default,dead-code"
     return optimize(model, steps, verify=verify, with_report=True, progress=progress)
 
 
@@ -162,8 +160,9 @@ class _Run:
         parts = self._samples()
         with tempfile.TemporaryDirectory(prefix="graphopt-quantize-") as scratch:
             self.tell("optimize", 0, 0)
-            blocks = self.settings.method == "weight-only" and self.settings.target != "onnxruntime"
-            base, done = prepared(self.original, self.settings.verify, self.tell, 21 if blocks else _OPSET)
+            s = self.settings
+            blocks = s.method == "weight-only" and s.target != "onnxruntime"
+            base, done = prepared(self.original, s.verify, self.tell, 21 if blocks else _OPSET)
             self.report.warnings += done.warnings
             self.report.nodes_before, self.report.bytes_before = done.nodes_before, done.bytes_before
             ranges = self._ranges(base, parts)

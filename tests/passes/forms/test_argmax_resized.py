@@ -1,4 +1,4 @@
-"""Float rewrites that are worth it before quantization."""
+"""ArgMax of a resized image, channels last."""
 
 from __future__ import annotations
 
