@@ -59,3 +59,34 @@ def test_it_refuses() -> None:
 def test_only_for_onnxruntime() -> None:
     after, _ = apply(resized(), NAME, target="tensorrt")
     assert not ops(after)["Transpose"]
+
+
+def old(keepdims: int = 0) -> Any:
+    """As exporters write it before opset 13: an empty region, empty scales, sizes."""
+    weights = {"none": np.zeros(0, np.float32), "z": np.array([2, 5, 18, 15])}
+    nodes = [
+        node("Resize", "x none none z", "r", mode="linear", coordinate_transformation_mode="half_pixel"),
+        node("ArgMax", "r", "y", axis=1, keepdims=keepdims),
+    ]
+    return model(nodes, {"x": [2, 5, 6, 7]}, ["y"], weights, output_dtype=7, opset=11)
+
+
+def test_before_opset_13() -> None:
+    after, _ = apply(old(), NAME)
+    assert ops(after)["Transpose"] == 1
+    assert_same(old(), after, FEEDS, reference=False)
+
+
+def test_before_opset_13_the_axis_is_not_kept() -> None:
+    after, report = apply(old(keepdims=1), NAME)
+    assert reasons(report, NAME) == ["the axis is kept, which takes an Unsqueeze of opset 13"]
+    assert not ops(after)["Transpose"]
+
+
+def test_sizes_of_unknown_number() -> None:
+    nodes = [node("Resize", "x - - z", "r", mode="linear"), node("ArgMax", "r", "y", axis=1, keepdims=0)]
+    before = model(nodes, {"x": [2, 5, 6, 7], "z": ["n"]}, ["y"], output_dtype=7)
+    before.graph.input[1].type.tensor_type.elem_type = 7
+    after, report = apply(before, NAME)
+    assert reasons(report, NAME) == ["it is not known that there are scales or sizes for all four axes"]
+    assert not ops(after)["Transpose"]
