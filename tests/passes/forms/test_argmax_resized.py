@@ -85,7 +85,7 @@ def test_before_opset_13_the_axis_is_not_kept() -> None:
 
 def test_sizes_of_unknown_number() -> None:
     nodes = [node("Resize", "x - - z", "r", mode="linear"), node("ArgMax", "r", "y", axis=1, keepdims=0)]
-    before = model(nodes, {"x": [2, 5, 6, 7], "z": ["n"]}, ["y"], output_dtype=7)
+    before = model(nodes, {"x": [2, 5, 6, 7], "z": ["n"]}, {"y": ["a", "b", "c"]}, output_dtype=7)
     before.graph.input[1].type.tensor_type.elem_type = 7
     after, report = apply(before, NAME)
     assert reasons(report, NAME) == ["it is not known that there are scales or sizes for all four axes"]
