@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def bench_plans(
             "inputs": {name: list(np.shape(value)) for name, value in given.items()},
         }  # fmt: skip
         if layers:
-            found["layers"] = [vars(layer) for layer in layer_times(second, given, {})]
+            found["layers"] = [vars(layer) for layer in layer_times(second, given, _sources_of(b))]
     if json:
         show_json(found)
     elif quiet:
@@ -56,6 +57,15 @@ def bench_plans(
     else:
         show(_table(found))
     return 0
+
+
+def _sources_of(plan: Path) -> dict[str, list[str]]:
+    """What the file beside a plan says of its layers, if there is one."""
+    try:
+        found = loads(Path(f"{plan}.json").read_text(encoding="utf-8"))["layers"]
+        return {str(name): list(map(str, names)) for name, names in found.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
 
 
 def _table(found: Mapping[str, Any]) -> Any:
@@ -76,5 +86,6 @@ def _table(found: Mapping[str, Any]) -> Any:
         f"runs a second, {found['lanes']} lanes", f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{rates[0] / rates[1]:.3f}"
     )
     for layer in found.get("layers", ()):
-        table.add_row(f"  {layer['name'][:60]}", "", f"{layer['milliseconds']:.3f} ms", "")
+        whose = ", ".join(layer["sources"][:3]) or layer["name"]
+        table.add_row(f"  {whose[:60]}", "", f"{layer['milliseconds']:.3f} ms", "")
     return table

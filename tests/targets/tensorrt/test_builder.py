@@ -187,3 +187,48 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(GraphoptError, match="TensorRT is not installed; install it with"):
         load_bindings()
+
+
+def test_a_timing_cache_that_is_damaged(trt: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trt.IBuilderConfig.create_timing_cache
+    monkeypatch.setattr(
+        trt.IBuilderConfig, "create_timing_cache", lambda self, kept: None if kept == b"no" else made(self, kept)
+    )
+    (tmp_path / "t.cache").write_bytes(b"no")
+    build(trt, timing_cache=tmp_path / "t.cache")
+    assert trt.timed > 0
+    assert (tmp_path / "t.cache").read_bytes() != b"no"
+
+
+def test_what_is_raised_by_progress_ends_the_build() -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(Simulated("11.4"), progress=stop, timing_cache=False)
+
+
+def test_bindings_that_make_nothing(trt: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the real ones raise where the library gives a null pointer."""
+
+    def nothing(logger: Any) -> None:
+        logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    from graphopt.targets.tensorrt.engine import Engine
+
+    plan = build(trt)
+    monkeypatch.setattr(trt, "Builder", nothing)
+    monkeypatch.setattr(trt, "Runtime", nothing)
+    with pytest.raises(BuildError, match="makes no builder: CUDA initialization failure"):
+        build(trt, timing_cache=False)
+    with pytest.raises(GraphoptError, match="makes no runtime: CUDA initialization failure"):
+        Engine(plan, bindings=Bindings(trt), cuda=trt.world)
+
+
+def test_precisions_that_are_allowed_besides(trt: Simulated) -> None:
+    plain, half = build(trt, engine_cache=True), build(trt, engine_cache=True, flags=["FP16"])
+    assert plain.flags == []
+    assert half.flags == ([] if Bindings(trt).is_strongly_typed else ["FP16"])
+    assert half.cached == Bindings(trt).is_strongly_typed

@@ -17,6 +17,8 @@ from graphopt.targets.tensorrt._bindings import Bindings
 from graphopt.targets.tensorrt.arrays import DeviceArray
 from graphopt.targets.tensorrt.builder import build_plan
 from graphopt.targets.tensorrt.engine import Engine
+from graphopt.targets.tensorrt.profiles import Values
+from graphopt.targets.tensorrt.refit import _weights as refit_weights
 from graphopt.targets.tensorrt.refit import check_same_graph
 from graphopt.testing.simulator import VERSIONS, Simulated
 
@@ -193,7 +195,7 @@ def test_cuda_graphs(trt: Simulated) -> None:
             np.testing.assert_allclose(it.run({"x": x})["y"], expected(given, {"x": x})[0], rtol=1e-5)
         trt.world.log.clear()
         it.run({"x": rows(8)})
-        assert trt.world.log[0] == "launch"
+        assert trt.world.log == ["copy", "launch", "copy"]
 
 
 def test_outputs_whose_size_depends_on_the_data(trt: Simulated) -> None:
@@ -297,3 +299,126 @@ def test_what_cannot_be_refitted(trt: Simulated) -> None:
     wider.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((8, 5), np.float32), "w"))
     with pytest.raises(GraphoptError, match="another type or shape"):
         check_same_graph(given, wider)
+
+
+def test_device_memory_that_is_not_aligned_is_copied(trt: Simulated) -> None:
+    given = model()
+    with engine(trt, given) as it:
+        x = rows(4)
+        whole = OnDevice(trt.world, np.concatenate([rows(1), x]))
+        part = OnDevice(trt.world, x)
+        trt.world.free(part.address)
+        part.__cuda_array_interface__["data"] = (whole.address + 32, False)
+        trt.world.log.clear()
+        np.testing.assert_allclose(it.run({"x": part})["y"], expected(given, {"x": x})[0], rtol=1e-5)
+        assert trt.world.log == ["copy", "execute", "copy"]
+        trt.world.free(whole.address)
+
+
+def test_what_is_bound_already_is_not_bound_again(trt: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(trt) as it:
+        it.run({"x": rows(2)})
+        with monkeypatch.context() as patch:
+            patch.setattr(trt.IExecutionContext, "set_input_shape", lambda *args: pytest.fail("told again"))
+            it.run({"x": rows(2)})
+
+
+def test_streams_of_others_are_waited_for(trt: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(trt.world, "follow", lambda stream, other: seen.append(other))
+    with engine(trt) as it:
+        there = OnDevice(trt.world, rows(4))
+        for interface, others in (({"stream": 7}, [7]), ({"stream": None}, []), ({"version": 2}, [1])):
+            there.__cuda_array_interface__.update(interface)
+            it.run({"x": there})
+            assert seen == others
+            seen.clear()
+        trt.world.free(there.address)
+
+
+def test_inputs_that_hold_sizes(trt: Simulated) -> None:
+    given = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[8] x, int32[1] n) => (float[M] y) '
+        "{ m = Cast<to=7>(n)  y = Expand(x, m) }"
+    )
+    given.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    bindings = Bindings(trt)
+    shapes = {"n": (Values((1,)), Values((4,)), Values((8,)))}
+    plan = build_plan(ir.from_proto(given), shapes, bindings=bindings, cuda=trt.world, timing_cache=False)
+    with Engine(plan, bindings=bindings, cuda=trt.world) as it:
+        assert it.ports["n"].in_host_memory
+        assert it.run({"x": np.ones(1, np.float32), "n": np.array([3], np.int32)})["y"].size
+        there = OnDevice(trt.world, np.array([5], np.int32))
+        assert it.run({"x": np.ones(1, np.float32), "n": there})["y"].size
+        trt.world.free(there.address)
+
+
+def test_lanes_of_varying_shapes_on_versions_that_share_no_profiles() -> None:
+    for version, engines in (("8.5", 3), ("11.4", 1)):
+        trt = Simulated(version)
+        with engine(trt, lanes=3, shapes=["N=1:1:2", "N=4:8:16"]) as it:
+            assert trt.world.alive["engine"] == engines
+            for count in (2, 16, 1, 8):
+                runs = [it.submit({"x": rows(count)}) for _ in range(3)]
+                assert [run.result()["y"].shape[0] for run in runs] == [count] * 3
+            assert it.profiled({"x": rows(2)})
+            assert it.run({"x": rows(16)})["y"].shape == (16, 4)
+
+
+def test_every_engine_hears_what_tensorrt_says(trt: Simulated) -> None:
+    bindings = Bindings(trt)
+    with engine(trt), pytest.raises(GraphoptError, match="does not take the plan: Magic tag"):
+        Engine(b"nothing", bindings=bindings, cuda=trt.world)
+    shared = bindings.logger([])
+    assert len(shared.listeners) == 1  # those of what was closed are gone
+    bindings.unlisten(shared.listeners[0])
+
+
+def test_no_memory_for_an_output_of_unknown_size(trt: Simulated, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = model("a = MatMul(x, w)  b = Relu(a)  y = NonZero(b)", out="int64[2, K] y")
+    with engine(trt, given) as it:
+        monkeypatch.setattr(trt.IExecutionContext, "get_tensor_shape", _unknown(trt))
+        it.run({"x": rows(1)})
+        monkeypatch.setattr(trt.world, "_limit", trt.world.held + 300)
+        with pytest.raises(GraphoptError, match="out of memory"):
+            it.run({"x": np.ones((8, 8), np.float32)})
+
+
+def test_a_run_of_an_engine_that_was_closed(trt: Simulated) -> None:
+    it = engine(trt)
+    run = it.submit({"x": rows(1)})
+    it.close()
+    with pytest.raises(GraphoptError, match="closed before the run was over"):
+        run.result()
+
+
+def test_plans_with_code_for_the_host() -> None:
+    trt = Simulated("11.4")
+    bindings = Bindings(trt)
+    options = {"version_compatible": True}
+    plan = build_plan(
+        ir.from_proto(model()), "N=1", bindings=bindings, cuda=trt.world, options=options, timing_cache=False
+    )
+    Engine(plan, bindings=bindings, cuda=trt.world).close()
+    with pytest.raises(GraphoptError, match="code for the host"):
+        Engine(plan.content, bindings=bindings, cuda=trt.world)
+    Engine(plan.content, host_code=True, bindings=bindings, cuda=trt.world).close()
+
+
+def test_weights_of_types_that_the_parser_narrows_or_numpy_lacks(trt: Simulated) -> None:
+    import ml_dtypes
+
+    bindings = Bindings(trt)
+    for kind, narrow in (
+        (np.float64, np.float32),
+        (np.int64, np.int64 if bindings.has("DataType", "INT64") else np.int32),
+    ):
+        array, weights = refit_weights(numpy_helper.from_array(np.ones(3, kind), "w"), bindings)
+        assert array.dtype == narrow
+        assert weights._array is array
+    half = numpy_helper.from_array(np.arange(3).astype(ml_dtypes.bfloat16), "w")
+    if bindings.has("DataType", "BF16"):
+        assert refit_weights(half, bindings)[1]._array.tolist() == [0, 1, 2]
+    else:
+        with pytest.raises(GraphoptError, match="which this TensorRT does not have"):
+            refit_weights(half, bindings)

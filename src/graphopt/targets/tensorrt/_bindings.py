@@ -10,11 +10,14 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from graphopt.errors import GraphoptError
 
 __all__ = ["Bindings", "load_bindings"]
 
+_MOST = 200  # messages that a log keeps
+_LOGGERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _INSTALL = "install it with: pip install 'graphopt[tensorrt]' (needs an NVIDIA GPU and driver)"
 
 
@@ -43,21 +46,49 @@ class Bindings:
         found = getattr(getattr(self.trt, kind, None), member, None)
         return 0 if found is None else 1 << int(found)
 
+    @property
+    def shares_profiles(self) -> bool:
+        """Whether contexts of one engine may use the same optimization profile at a time (from TensorRT 10 on)."""
+        return self.version >= (10,)
+
     def logger(self, told: list[str]) -> Any:
-        """A logger that appends what is worth knowing to `told`, and prints nothing."""
-        severity = self.trt.ILogger.Severity
-        worth = (severity.INTERNAL_ERROR, severity.ERROR, severity.WARNING)
-        base = self.trt.ILogger
+        """TensorRT's logger, which from now on appends what is worth knowing to `told`, until `unlisten`.
 
-        class Collector(base):  # type: ignore[misc, valid-type]
-            def __init__(self) -> None:
-                base.__init__(self)
+        TensorRT keeps a single logger while anything that was made with it lives, and goes on using that one whatever
+        it is given, so that there is one for all.
+        """
+        if self.trt not in _LOGGERS:
+            _LOGGERS[self.trt] = _collector(self.trt.ILogger)
+            load_plugins = getattr(self.trt, "init_libnvinfer_plugins", None)
+            if load_plugins is not None:  # before 10 the parser makes InstanceNormalization and others of these
+                load_plugins(_LOGGERS[self.trt], "")
+        shared = _LOGGERS[self.trt]
+        shared.listeners.append(told)
+        return shared
 
-            def log(self, level: Any, message: str) -> None:
-                if level in worth and message not in told:
-                    told.append(message)
+    def unlisten(self, told: list[str]) -> None:
+        """No longer appends to `told`."""
+        shared = _LOGGERS.get(self.trt)
+        if shared is not None:
+            shared.listeners = [listener for listener in shared.listeners if listener is not told]
 
-        return Collector()
+
+def _collector(base: Any) -> Any:
+    severity = base.Severity
+    worth = (severity.INTERNAL_ERROR, severity.ERROR, severity.WARNING)
+
+    class Collector(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.listeners: list[list[str]] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in worth:
+                for told in self.listeners:
+                    if len(told) < _MOST and message not in told:
+                        told.append(message)
+
+    return Collector()
 
 
 def load_bindings() -> Bindings:

@@ -21,6 +21,9 @@ class Cuda(Protocol):
     name: str  # of the device
     key: str  # what makes an engine or a timing cache fit another machine: name, compute capability, driver
 
+    def use(self) -> None:
+        """Makes the calling thread work on this device, as CUDA (and TensorRT) has a current device in each thread."""
+
     def malloc(self, size: int) -> int:
         """So many bytes on the device."""
 
@@ -44,6 +47,9 @@ class Cuda(Protocol):
 
     def synchronize(self, stream: int) -> None:
         """Waits for all that the stream has been given."""
+
+    def follow(self, stream: int, other: int) -> None:
+        """What the stream is given from now on waits for what `other` has been given (1: the default stream)."""
 
     def event(self) -> int:
         """A new event, with timing."""
@@ -72,13 +78,21 @@ class Cuda(Protocol):
 
 def find_cuda(device: int = 0) -> Cuda:
     """CUDA on this machine. Raises GraphoptError: no package for it, or no device."""
+    broken = ""
     if find_spec("cuda") is not None and find_spec("cuda.bindings") is not None:
-        return CudaPython(device)
+        try:
+            return CudaPython(device)
+        except ImportError as error:
+            broken = f" (cuda-python is, and does not load: {error})"
     if find_spec("pycuda") is not None:
         from graphopt.targets.tensorrt._pycuda import PyCuda
 
-        return PyCuda(device)
-    raise GraphoptError("neither cuda-python nor pycuda is installed; pip install 'graphopt[tensorrt]'")
+        try:
+            return PyCuda(device)
+        except ImportError as error:
+            broken += f" (pycuda is, and does not load: {error})"
+    text = "neither cuda-python nor pycuda is installed; pip install 'graphopt[tensorrt]'"
+    raise GraphoptError(f"{text}{broken}")
 
 
 class CudaPython:
@@ -87,7 +101,7 @@ class CudaPython:
     def __init__(self, device: int = 0) -> None:
         from cuda.bindings import runtime
 
-        self.runtime = runtime
+        self.runtime, self.device = runtime, device
         self._graphs: dict[int, Any] = {}
         error, count = self._plain(runtime.cudaGetDeviceCount())
         if error or not count:
@@ -96,7 +110,7 @@ class CudaPython:
             )
         if not 0 <= device < count:
             raise GraphoptError(f"no CUDA device {device}: there are {count}, from 0 on")
-        self._call(runtime.cudaSetDevice(device))
+        self.use()
         (found,) = self._call(runtime.cudaGetDeviceProperties(device))
         (driver,) = self._call(runtime.cudaDriverGetVersion())
         self.name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
@@ -113,6 +127,10 @@ class CudaPython:
         if answer[0] != self.runtime.cudaError_t.cudaSuccess:
             raise GraphoptError(f"CUDA: {self._plain(answer)[0]}")
         return answer[1:]
+
+    def use(self) -> None:
+        """See `Cuda`."""
+        self._call(self.runtime.cudaSetDevice(self.device))
 
     def malloc(self, size: int) -> int:
         """See `Cuda`."""
@@ -147,6 +165,15 @@ class CudaPython:
         """See `Cuda`."""
         self._call(self.runtime.cudaStreamSynchronize(stream))
 
+    def follow(self, stream: int, other: int) -> None:
+        """See `Cuda`."""
+        (event,) = self._call(self.runtime.cudaEventCreateWithFlags(self.runtime.cudaEventDisableTiming))
+        try:
+            self._call(self.runtime.cudaEventRecord(event, other))
+            self._call(self.runtime.cudaStreamWaitEvent(stream, event, 0))
+        finally:
+            self._call(self.runtime.cudaEventDestroy(event))  # CUDA keeps it until it has happened
+
     def event(self) -> int:
         """See `Cuda`."""
         return int(self._call(self.runtime.cudaEventCreate())[0])
@@ -170,11 +197,16 @@ class CudaPython:
         self._call(self.runtime.cudaStreamBeginCapture(stream, mode))
         try:
             work()
-        finally:  # a stream that stays in capture is lost
-            ended = self.runtime.cudaStreamEndCapture(stream)
-        (graph,) = self._call(ended)
-        (ready,) = self._call(self.runtime.cudaGraphInstantiate(graph, 0))
-        self._call(self.runtime.cudaGraphDestroy(graph))
+        except BaseException:
+            status, *graphs = self.runtime.cudaStreamEndCapture(stream)  # a stream that stays in capture is lost
+            if status == self.runtime.cudaError_t.cudaSuccess and graphs:
+                self.runtime.cudaGraphDestroy(graphs[0])
+            raise
+        (graph,) = self._call(self.runtime.cudaStreamEndCapture(stream))
+        try:
+            (ready,) = self._call(self.runtime.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._call(self.runtime.cudaGraphDestroy(graph))
         self._graphs[int(ready)] = ready
         return int(ready)
 

@@ -12,7 +12,10 @@ __all__ = ["PyCuda"]
 
 
 class PyCuda:
-    """See `graphopt.targets.tensorrt._cuda.Cuda`. Holds the device's primary context, which TensorRT works in, too."""
+    """See `graphopt.targets.tensorrt._cuda.Cuda`. Works in the device's primary context, as TensorRT does.
+
+    The context is current only while something is done: pycuda ends the process where a thread ends with one left.
+    """
 
     def __init__(self, device: int = 0) -> None:
         import pycuda.driver as driver
@@ -25,9 +28,10 @@ class PyCuda:
             raise GraphoptError(f"no CUDA device: {error}; engines are built and run on a GPU") from error
         if not 0 <= device < count:
             raise GraphoptError(f"no CUDA device {device}: there are {count}, from 0 on")
+        if device:
+            raise GraphoptError(f"device {device} needs cuda-python (pip install cuda-python); pycuda is for device 0")
         found = driver.Device(device)
         self.context = found.retain_primary_context()
-        self.context.push()
         major, minor = found.compute_capability()
         self.name = found.name()
         self.key = f"{self.name}, sm_{major}{minor}, driver {driver.get_driver_version()}"
@@ -37,10 +41,16 @@ class PyCuda:
         self._events: dict[int, Any] = {}
 
     def _try(self, action: Callable[[], Any]) -> Any:
+        self.context.push()
         try:
             return action()
         except self.driver.Error as error:
             raise GraphoptError(f"CUDA: {error}") from error
+        finally:
+            self.driver.Context.pop()
+
+    def use(self) -> None:
+        """Nothing to do for the first device."""
 
     def malloc(self, size: int) -> int:
         """See `Cuda`."""
@@ -84,17 +94,29 @@ class PyCuda:
 
     def stream(self) -> int:
         """See `Cuda`."""
-        made = self._try(lambda: self.driver.Stream(self.driver.ctx_flags.SCHED_AUTO | 1))  # 1: does not block
+        made = self._try(lambda: self.driver.Stream(1))  # CU_STREAM_NON_BLOCKING
         self._streams[made.handle] = made
         return int(made.handle)
 
     def free_stream(self, stream: int) -> None:
         """See `Cuda`."""
-        del self._streams[stream]
+        self._try(lambda: self._streams.__delitem__(stream))  # its end needs the context
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`."""
         self._try(self._streams[stream].synchronize)
+
+    def follow(self, stream: int, other: int) -> None:
+        """See `Cuda`. For streams that pycuda did not make, this waits."""
+        self._try(lambda: self._follow(self._streams[stream], other))
+
+    def _follow(self, stream: Any, other: int) -> None:
+        if other == 1 or other in self._streams:
+            event = self.driver.Event()
+            event.record(self._streams.get(other))
+            stream.wait_for_event(event)
+        else:
+            self.driver.Context.synchronize()
 
     def event(self) -> int:
         """See `Cuda`."""
@@ -104,7 +126,7 @@ class PyCuda:
 
     def free_event(self, event: int) -> None:
         """See `Cuda`."""
-        del self._events[event]
+        self._try(lambda: self._events.__delitem__(event))
 
     def record(self, event: int, stream: int) -> None:
         """See `Cuda`."""

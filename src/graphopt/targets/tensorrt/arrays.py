@@ -18,24 +18,36 @@ from graphopt.errors import GraphoptError
 
 __all__ = ["DeviceArray", "Located", "located", "named_type"]
 
+_LEGACY = 1  # the default stream, in which producers of arrays work unless they say otherwise
 _CUDA_DEVICES = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _CODES = {0: "i", 1: "u", 2: "f", 6: "b"}  # DLDataTypeCode; 4 is bfloat16
 
 
 @dataclass(frozen=True)
 class Located:
-    """An array somewhere. address: of its first element. on_device: or in host memory. owner: keeps it alive."""
+    """An array somewhere. address: of its first element. on_device: or in host memory. owner: keeps it alive. stream:
+    of CUDA, in which what makes it may still be under way; None if it is there."""
 
     address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     on_device: bool
     owner: Any
+    stream: int | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def numpy(self) -> np.ndarray:
+        """The array in host memory that it is, or a copy of it."""
+        if isinstance(self.owner, np.ndarray):
+            return self.owner
+        made = np.empty(self.shape, self.dtype)
+        if made.nbytes:
+            ctypes.memmove(made.ctypes.data, self.address, made.nbytes)
+        return made
 
 
 def located(name: str, given: Any) -> Located:
@@ -44,18 +56,19 @@ def located(name: str, given: Any) -> Located:
         array = np.asarray(given)
         ready = array if array.flags.c_contiguous else np.ascontiguousarray(array)
         return Located(ready.ctypes.data, ready.shape, ready.dtype, False, ready)
+    if hasattr(given, "__dlpack__"):  # first: PyTorch's other interface calls bfloat16 a float16
+        return _of_dlpack(name, given)
     interface = getattr(given, "__cuda_array_interface__", None)
     if interface is not None:
         return _of_interface(name, interface, given)
-    if hasattr(given, "__dlpack__"):
-        return _of_dlpack(name, given)
     raise GraphoptError(f"input {name!r} is a {type(given).__name__}; give a numpy array, or an array on the device")
 
 
 def _of_interface(name: str, interface: dict[str, Any], owner: Any) -> Located:
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
     _check_order(name, shape, dtype.itemsize, interface.get("strides"))
-    return Located(int(interface["data"][0]), shape, dtype, True, owner)
+    stream = interface.get("stream") if interface.get("version", 0) >= 3 else _LEGACY
+    return Located(int(interface["data"][0]), shape, dtype, True, owner, stream)
 
 
 def _check_order(name: str, shape: Sequence[int], itemsize: int, strides: Sequence[int] | None) -> None:
@@ -101,7 +114,8 @@ def _of_dlpack(name: str, owner: Any) -> Located:
         strides = [tensor.strides[axis] * dtype.itemsize for axis in range(tensor.ndim)]
         _check_order(name, shape, dtype.itemsize, strides)
     on_device = tensor.device.device_type in _CUDA_DEVICES
-    return Located((tensor.data or 0) + tensor.byte_offset, shape, dtype, on_device, (owner, capsule))
+    start = (tensor.data or 0) + tensor.byte_offset
+    return Located(start, shape, dtype, on_device, (owner, capsule), _LEGACY if on_device else None)
 
 
 def _dtype_of(name: str, found: _DLDataType) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def build_plan(
     options: BuildOptions | Mapping[str, Any] | None = None,
     timing_cache: bool | str | os.PathLike[str] = True,
     engine_cache: bool = False,
+    flags: Sequence[str] = (),
     progress: Progress | None = None,
     bindings: Bindings | None = None,
     cuda: Cuda | None = None,
@@ -85,8 +86,10 @@ def build_plan(
     """Builds a model as it is; `graphopt.targets.tensorrt.build` optimizes it for TensorRT first.
 
     shapes: see `profiles_of`. options: see `BuildOptions`. timing_cache: keep timings of kernels for later builds (in
-    the cache folder, or in this file). engine_cache: keep the whole plan, and take it from there. progress: called with
-    (stage, done, total); before TensorRT 8.6 it hears of stages only. bindings, cuda: those of this machine.
+    the cache folder, or in this file). engine_cache: keep the whole plan, and take it from there. flags: precisions
+    ("FP16", "INT8", ...) that TensorRT may use besides those that the graph calls for; from version 11 on, where types
+    are what the graph says, they are left out. progress: called with (stage, done, total); before TensorRT 8.6 it hears
+    of stages only. bindings, cuda: those of this machine.
 
     Raises BuildError with TensorRT's own words; GraphoptError for shapes and options that cannot be, and without
     TensorRT or a GPU.
@@ -96,12 +99,14 @@ def build_plan(
     profiles = profiles_of(model, shapes)
     bindings = bindings or load_bindings()
     cuda = cuda or find_cuda()
-    flags = builder_flags(model, bindings)
+    named = builder_flags(model, bindings)
+    named += [] if bindings.is_strongly_typed else [flag for flag in flags if flag not in named]
     large = _weights(model) > _LARGE
     proto = model.commit() if large else ir.to_proto(model, whole=True)
     content = b"" if large else proto.SerializeToString(deterministic=True)
-    file = cache_folder() / f"{engine_key(content, profiles, chosen.to_dict(), bindings.version, cuda.key)}.plan"
-    plan = Plan(b"", proto, profiles, chosen, flags, bindings.version, cuda.key)
+    wanted = {**chosen.to_dict(), "flags": sorted(named)}
+    file = cache_folder() / f"{engine_key(content, profiles, wanted, bindings.version, cuda.key)}.plan"
+    plan = Plan(b"", proto, profiles, chosen, named, bindings.version, cuda.key)
     known = read_cached(file) if engine_cache and not large else None
     if known is not None:
         plan.content, plan.cached = known, True
@@ -125,18 +130,29 @@ def _timing_file(wanted: bool | str | os.PathLike[str], bindings: Bindings, cuda
 
 
 class _Build:
-    """One build. The parser is held until the end: it owns weights that the network refers to."""
+    """One build. Parser and scratch files are held until the end: weights that the network refers to are theirs."""
 
     def __init__(self, bindings: Bindings, plan: Plan, cache: Path | None, progress: Progress | None) -> None:
         self.bindings, self.plan, self.cache = bindings, plan, cache
         self.tell = progress or (lambda stage, done, total: None)
-        self.logger = bindings.logger(plan.log)
-        self.builder = bindings.trt.Builder(self.logger)
+        self.stopped: list[BaseException] = []  # what `tell` raised while TensorRT was building
 
     def run(self, model: Model, content: bytes) -> bytes:
+        self.logger = self.bindings.logger(self.plan.log)
+        try:
+            with tempfile.TemporaryDirectory(prefix="graphopt-build-") as scratch:
+                return self._run(model, content, scratch)
+        finally:
+            self.bindings.unlisten(self.plan.log)
+
+    def _run(self, model: Model, content: bytes, scratch: str) -> bytes:
+        try:
+            self.builder = self.bindings.trt.Builder(self.logger)
+        except TypeError as error:  # so the bindings say that there is none
+            raise BuildError(f"TensorRT makes no builder: {self._said()}", self.plan.log) from error
         self.tell("parse", 0, 0)
         network = self.builder.create_network(network_flags(self.bindings))
-        parser = self._parse(network, model, content)
+        parser = self._parse(network, model, content, scratch)
         config = self.builder.create_builder_config()
         apply_options(config, self.plan.options, self.plan.flags, self.bindings)
         for profile in self.plan.profiles:
@@ -145,10 +161,12 @@ class _Build:
         self._watch(config)
         self.tell("build", 0, 0)
         made = self.builder.build_serialized_network(network, config)
+        del parser
+        if self.stopped:
+            raise self.stopped[0]
         if made is None:
             raise BuildError(f"TensorRT did not build {self._name()}: {self._said()}", self.plan.log)
         self._keep_timings(config)
-        del parser
         return bytes(made)
 
     def _name(self) -> str:
@@ -157,15 +175,14 @@ class _Build:
     def _said(self) -> str:
         return "; ".join(self.plan.log[-3:]) or "it gave no reason"
 
-    def _parse(self, network: Any, model: Model, content: bytes) -> Any:
+    def _parse(self, network: Any, model: Model, content: bytes, scratch: str) -> Any:
         parser = self.bindings.trt.OnnxParser(network, self.logger)
         if content:
             taken = parser.parse(content)
         else:
-            with tempfile.TemporaryDirectory(prefix="graphopt-build-") as scratch:
-                file = os.path.join(scratch, "model.onnx")
-                ir.save(model, file)
-                taken = parser.parse_from_file(file)
+            file = os.path.join(scratch, "model.onnx")
+            ir.save(model, file)
+            taken = parser.parse_from_file(file)
         if not taken:
             reasons = [self._reason(parser.get_error(place)) for place in range(parser.num_errors)]
             text = "; ".join(dict.fromkeys(reasons)) or self._said()
@@ -173,45 +190,52 @@ class _Build:
             raise BuildError(f"TensorRT's parser did not take {self._name()}: {text}. {hint}", self.plan.log)
         return parser
 
-    def _reason(self, error: Any) -> str:
-        place = error.node()
+    def _reason(self, parsed: Any) -> str:
+        place = parsed.node()
         nodes = self.plan.model.graph.node
         where = f"{nodes[place].op_type} {nodes[place].name!r}: " if 0 <= place < len(nodes) else ""
-        return f"{where}{error.desc()}"
+        return f"{where}{parsed.desc()}"
 
     def _add(self, profile: Profile, config: Any) -> None:
         made = self.builder.create_optimization_profile()
-        for name, triple in profile.shapes.items():
-            made.set_shape(name, triple.min, triple.opt, triple.max)
-        for name, triple in profile.values.items():
-            made.set_shape_input(name, triple.min, triple.opt, triple.max)
+        try:
+            for name, triple in profile.shapes.items():
+                made.set_shape(name, triple.min, triple.opt, triple.max)
+            for name, triple in profile.values.items():
+                made.set_shape_input(name, triple.min, triple.opt, triple.max)
+        except RuntimeError as error:
+            raise BuildError(f"TensorRT did not take the profile {profile}: {error}", self.plan.log) from error
         if (profile.shapes or profile.values) and config.add_optimization_profile(made) < 0:
             raise BuildError(f"TensorRT did not take the profile {profile}: {self._said()}", self.plan.log)
 
     def _load_timings(self, config: Any) -> None:
-        if self.cache is not None:
-            cache = config.create_timing_cache(read_cached(self.cache) or b"")
-            config.set_timing_cache(cache, False)
+        """Timings kept before; none where they are damaged, or of another device or version after all."""
+        if self.cache is None:
+            return
+        cache = config.create_timing_cache(read_cached(self.cache) or b"")
+        if cache is None or not config.set_timing_cache(cache, False):
+            config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def _keep_timings(self, config: Any) -> None:
         cache = config.get_timing_cache() if self.cache is not None else None
         if cache is None or self.cache is None:
             return
-        known = read_cached(self.cache)  # what builds beside this one have added
-        if known:
-            cache.combine(config.create_timing_cache(known), False)
+        known = config.create_timing_cache(read_cached(self.cache) or b"")  # what builds beside this one have added
+        if known is not None:
+            cache.combine(known, False)
         write_cached(self.cache, bytes(cache.serialize()))
 
     def _watch(self, config: Any) -> None:
         """Hears of the builder's phases, where the version tells (from 8.6 on)."""
         base = getattr(self.bindings.trt, "IProgressMonitor", None)
         if base is not None and hasattr(config, "progress_monitor"):
-            self.monitor = _monitor(base, self.tell)
+            self.monitor = _monitor(base, self.tell, self.stopped)
             config.progress_monitor = self.monitor
 
 
-def _monitor(base: Any, tell: Progress) -> Any:
-    """TensorRT's phases nest; what is told is the outermost that counts steps."""
+def _monitor(base: Any, tell: Progress, stopped: list[BaseException]) -> Any:
+    """TensorRT's phases nest; what is told is every step, of the phase that it is in. Nothing may be raised into
+    TensorRT: what `tell` raises, an interrupt by the user among it, goes to `stopped` and ends the build."""
     totals: dict[str, int] = {}
 
     class Monitor(base):  # type: ignore[misc]
@@ -222,8 +246,11 @@ def _monitor(base: Any, tell: Progress) -> Any:
             totals[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            tell("build", step, totals.get(phase_name, 0))
-            return True
+            try:
+                tell("build", step, totals.get(phase_name, 0))
+            except BaseException as error:  # noqa: BLE001 - raised again when TensorRT has returned
+                stopped.append(error)
+            return not stopped
 
         def phase_finish(self, phase_name: str) -> None:
             totals.pop(phase_name, None)

@@ -65,6 +65,7 @@ class Built:
             "flags": self.plan.flags,
             "inputs": [info.name for info in self.model.graph.input],
             "outputs": [info.name for info in self.model.graph.output],
+            "layers": _sources(self.model),
             "islands": self.islands,
             "faults": [fault.summary() for fault in self.faults],
             "verification": None if self.verification is None else self.verification.to_dict(),
@@ -85,6 +86,13 @@ class Built:
                 stream.write((json.dumps(self.to_dict(), indent=1, default=str) + "\n").encode())
         except OSError as error:
             raise OutputError(f"cannot write {os.fspath(path)}.json: {error.strerror or error}") from error
+
+
+def _sources(model: ModelProto) -> dict[str, list[str]]:
+    """Node of the model that was built -> nodes of the original; TensorRT names layers by the former."""
+    from graphopt.ir.provenance import origin_of
+
+    return {node.label: list(origin_of(node).sources) for node in ir.from_proto(model).graph}
 
 
 def build(

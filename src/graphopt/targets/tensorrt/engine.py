@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -50,7 +52,10 @@ class Run:
     def result(self) -> dict[str, Any]:
         """Outputs by name; the first call waits. Raises GraphoptError where the device failed."""
         if self._result is None:
+            if not self._lane.is_open:
+                raise GraphoptError("the engine was closed before the run was over")
             try:
+                self._engine._cuda.use()
                 self._result = self._finish()
             finally:
                 self._engine._free(self._lane)
@@ -58,16 +63,19 @@ class Run:
 
     def __del__(self) -> None:  # a run that nobody asks for gives its lane back all the same
         if self._result is None and self._lane.is_open:
-            self._engine._cuda.synchronize(self._lane.stream)  # it may still read what was staged
-            self._engine._free(self._lane)
+            self._engine._settle(self._lane)  # it may still read what was staged
 
 
 class Engine:
     """A plan, ready to run; a context manager.
 
     plan: a `Plan`, its bytes, or the path of a .plan file. lanes: runs that may be under way at a time, each with a
-    stream, a context and memory of its own. graphs: record each run of given shapes as a CUDA graph, and launch that
-    from then on; less work for the processor, and everything is copied into the engine's own memory.
+    stream, a context and memory of its own (before TensorRT 10, and where shapes vary, with weights of its own as
+    well). graphs: record the run as a CUDA graph, and launch that from then on, until shapes change; less work for the
+    processor. host_code: trust the plan to bring code for the processor, as version-compatible plans do; None trusts
+    those that were built in this process.
+
+    ports, inputs, outputs: by name. profiles: of the plan, in order. log: what TensorRT said.
 
     Raises GraphoptError: no GPU, no TensorRT, or a plan of another version or device.
     """
@@ -78,40 +86,74 @@ class Engine:
         *,
         lanes: int = 1,
         graphs: bool = False,
+        host_code: bool | None = None,
         device: int = 0,
         bindings: Bindings | None = None,
         cuda: Cuda | None = None,
     ) -> None:
+        self.is_open = False
         if lanes < 1:
             raise GraphoptError(f"an engine needs a lane to run on, not {lanes}")
-        self.is_open, self._lanes = True, []
+        self._lanes: list[Lane] = []
         content = _content(plan)
         self._bindings = bindings or load_bindings()
         self._cuda = cuda or find_cuda(device)
+        self._cuda.use()
         self.log: list[str] = []
-        self._logger = self._bindings.logger(self.log)
-        self._runtime = self._bindings.trt.Runtime(self._logger)
-        self._engine = self._runtime.deserialize_cuda_engine(content)
-        if self._engine is None:
-            raise GraphoptError(f"TensorRT does not take the plan: {'; '.join(self.log[-2:]) or 'no reason given'}")
-        self.ports = {port.name: port for port in self._ports()}
-        self.profiles = [self._profile(number) for number in range(self._engine.num_optimization_profiles)]
         self.graphs = graphs
         self._free_lanes: list[Lane] = []
         self._ready = threading.Condition()
+        self._engines: list[Any] = []
+        self._logger = self._bindings.logger(self.log)
+        self.is_open = True  # from here on there is something to close
         try:
+            trusted = host_code is None and isinstance(plan, Plan) and plan.options.version_compatible
+            self._runtime = self._new_runtime(bool(host_code) or trusted)
+            self._engines.append(self._deserialized(content))
+            self.ports = {port.name: port for port in self._ports()}
+            self.inputs = {name: port for name, port in self.ports.items() if port.is_input}
+            self.outputs = {name: port for name, port in self.ports.items() if not port.is_input}
+            self._varies = any(-1 in port.shape or port.in_host_memory for port in self.inputs.values())
+            count = self._engines[0].num_optimization_profiles
+            self.profiles = [self._profile(number) for number in range(count)]
             for _ in range(lanes):
-                self._lanes.append(self._lane())
+                self._lanes.append(self._lane(content))
         except BaseException:
             self.close()
             raise
         self._free_lanes += self._lanes
 
-    def _lane(self) -> Lane:
-        context = self._engine.create_execution_context()
+    @property
+    def _engine(self) -> Any:
+        return self._engines[0]
+
+    def _new_runtime(self, host_code: bool) -> Any:
+        try:
+            runtime = self._bindings.trt.Runtime(self._logger)
+        except TypeError as error:  # so the bindings say that there is none
+            raise GraphoptError(f"TensorRT makes no runtime: {'; '.join(self.log[-2:]) or error}") from error
+        if host_code and hasattr(runtime, "engine_host_code_allowed"):
+            runtime.engine_host_code_allowed = True
+        return runtime
+
+    def _deserialized(self, content: bytes) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise GraphoptError(f"TensorRT does not take the plan: {'; '.join(self.log[-2:]) or 'no reason given'}")
+        return engine
+
+    def _lane(self, content: bytes) -> Lane:
+        """Before TensorRT 10, two contexts of one engine cannot have one profile: lanes have engines of their own."""
+        if self._lanes and self._varies and not self._bindings.shares_profiles:
+            self._engines.append(self._deserialized(content))
+        made = self._context(self._engines[-1])
+        return Lane(made, self._cuda, self.ports, self._bindings.trt.IOutputAllocator)
+
+    def _context(self, engine: Any) -> Any:
+        context = engine.create_execution_context()
         if context is None:
             raise GraphoptError(f"no memory for another execution context: {'; '.join(self.log[-2:])}")
-        return Lane(context, self._cuda, self.ports, self._bindings.trt.IOutputAllocator)
+        return context
 
     def _ports(self) -> list[Port]:
         trt, engine = self._bindings.trt, self._engine
@@ -136,22 +178,14 @@ class Engine:
         return named_type(found)
 
     def _profile(self, number: int) -> Profile:
-        shapes = {
-            name: Triple(*(tuple(side) for side in self._engine.get_tensor_profile_shape(name, number)))
-            for name, port in self.ports.items()
-            if port.is_input and not port.in_host_memory
-        }
+        shapes = {}
+        for name, port in self.inputs.items():
+            if -1 in port.shape and not port.in_host_memory:
+                sides = self._engine.get_tensor_profile_shape(name, number)
+                shapes[name] = Triple(*(tuple(side) for side in sides))
+            elif not port.in_host_memory:
+                shapes[name] = Triple(port.shape, port.shape, port.shape)
         return Profile(shapes)
-
-    @property
-    def inputs(self) -> dict[str, Port]:
-        """By name."""
-        return {name: port for name, port in self.ports.items() if port.is_input}
-
-    @property
-    def outputs(self) -> dict[str, Port]:
-        """By name."""
-        return {name: port for name, port in self.ports.items() if not port.is_input}
 
     # running
 
@@ -170,24 +204,17 @@ class Engine:
         try:
             finish = self._start(lane, inputs, profile, on_device)
         except BaseException:
-            self._free(lane)
+            self._settle(lane)
             raise
         return Run(self, lane, finish)
 
     def _start(
         self, lane: Lane, inputs: Mapping[str, Located], profile: int, on_device: bool
     ) -> Callable[[], dict[str, Any]]:
-        lane.use_profile(profile)
-        lane.held = list(inputs.values())
-        if self.graphs:
-            self._launch(lane, inputs, profile)
-        else:
-            lane.bind(inputs, own=False)
-            lane.stage(inputs)
-            lane.send(inputs, own=False)
-            lane.execute()
-            if not on_device and not lane.is_waiting_for_shapes:
-                lane.fetch()
+        self._prepare(lane, inputs, profile)
+        self._go(lane)
+        if not on_device and not lane.is_waiting_for_shapes:
+            lane.fetch()
 
         def finish() -> dict[str, Any]:
             self._cuda.synchronize(lane.stream)
@@ -199,42 +226,20 @@ class Engine:
 
         return finish
 
-    def _launch(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
-        """By a CUDA graph, which is recorded once for each set of shapes."""
-        key = self._key(inputs, profile)
-        lane.bind(inputs, own=True)
-        lane.stage(inputs)
-        if lane.is_waiting_for_shapes:
-            raise GraphoptError("an output's size depends on the data: such an engine cannot run as a CUDA graph")
-        if lane.has_moved:
-            self._drop_stale(lane)
-        if key not in lane.graphs:
-            lane.send(inputs, own=True)
-            lane.execute()  # TensorRT sets itself up in the first run after a change of shapes
-            lane.fetch()
-            self._cuda.synchronize(lane.stream)
-            if lane.has_moved:
-                self._drop_stale(lane)
+    def _prepare(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
+        """Everything before the run itself."""
+        lane.held = list(inputs.values())
+        if self._varies:
+            lane.use_profile(profile)
+        lane.follow(inputs)
+        lane.bind(inputs, own=self.graphs)
+        lane.send(inputs, own=self.graphs)
 
-            def work() -> None:
-                lane.send(inputs, own=True)
-                lane.execute()
-                lane.fetch()
-
-            lane.graphs[key] = self._cuda.capture(lane.stream, work)
-        self._cuda.launch(lane.graphs[key], lane.stream)
-
-    @staticmethod
-    def _key(inputs: Mapping[str, Located], profile: int) -> Any:
-        """What a recorded graph depends on."""
-        return profile, tuple((name, a.shape, a.on_device and a.address) for name, a in inputs.items())
-
-    def _drop_stale(self, lane: Lane) -> None:
-        """Larger shapes have moved the lane's memory, which recorded graphs read and write."""
-        lane.has_moved = False
-        for graph in lane.graphs.values():
-            self._cuda.free_graph(graph)
-        lane.graphs.clear()
+    def _go(self, lane: Lane) -> None:
+        if self.graphs:
+            lane.launch()
+        else:
+            lane.execute()
 
     def _checked(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Located], int]:
         if not self.is_open:
@@ -253,10 +258,10 @@ class Engine:
             raise GraphoptError(f"input {port.name!r} has {len(port.shape)} dims, and got {len(array.shape)}")
         if array.dtype == port.dtype:
             return array
-        owner = array.owner
         if not array.on_device and array.dtype == np.int64 and port.dtype == np.int32:  # as the parser did
-            narrow = owner.astype(np.int32)
-            if np.array_equal(narrow, owner):
+            wide = array.numpy()
+            narrow = wide.astype(np.int32)
+            if np.array_equal(narrow, wide):
                 return located(port.name, narrow)
             raise GraphoptError(f"input {port.name!r}: the engine takes int32, and a value is too large for it")
         raise GraphoptError(
@@ -287,56 +292,41 @@ class Engine:
         """Seconds that a run takes on the device, by CUDA events around it; copies from and to host memory are left
         out. Arguments and errors are those of `run`."""
         inputs, profile = self._checked(feeds)
-        lane, events = self._taken(), [self._cuda.event(), self._cuda.event()]
+        lane = self._taken()
+        events: list[int] = []
         try:
+            events += [self._cuda.event(), self._cuda.event()]
             self._prepare(lane, inputs, profile)
+            if self.graphs:
+                lane.record()
+            self._cuda.synchronize(lane.stream)
             self._cuda.record(events[0], lane.stream)
-            self._go(lane, inputs, profile)
+            self._go(lane)
             self._cuda.record(events[1], lane.stream)
             return self._cuda.elapsed(*events)
         finally:
             for event in events:
                 self._cuda.free_event(event)
-            self._free(lane)
-
-    def _prepare(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
-        """Everything before the run itself; for a CUDA graph, a first run."""
-        lane.use_profile(profile)
-        if self.graphs:
-            self._launch(lane, inputs, profile)
-        else:
-            lane.bind(inputs, own=False)
-            lane.stage(inputs)
-            lane.send(inputs, own=False)
-        self._cuda.synchronize(lane.stream)
-
-    def _go(self, lane: Lane, inputs: Mapping[str, Located], profile: int) -> None:
-        if self.graphs:
-            self._cuda.launch(lane.graphs[self._key(inputs, profile)], lane.stream)
-        else:
-            lane.execute()
+            self._settle(lane)
 
     def profiled(self, feeds: Mapping[str, Any]) -> dict[str, float]:
         """Milliseconds by layer of one run, as TensorRT's profiler tells; the run is slower for it."""
         inputs, profile = self._checked(feeds)
         lane, found = self._taken(), dict[str, float]()
         try:
-            lane.use_profile(profile)
-            lane.bind(inputs, own=False)
-            lane.stage(inputs)
-            lane.send(inputs, own=False)
-            profiler = _profiler(self._bindings.trt.IProfiler, found)
-            lane.context.profiler = profiler
+            self._prepare(lane, inputs, profile)
+            lane.context.profiler = _profiler(self._bindings.trt.IProfiler, found)
             lane.execute()
             self._cuda.synchronize(lane.stream)
             return found
-        finally:
-            self._replace(lane)
-
-    def _replace(self, lane: Lane) -> None:
-        """A context keeps its profiler for good: another one takes its place."""
-        lane.use_context(self._engine.create_execution_context())
-        self._free(lane)
+        finally:  # a context keeps its profiler for good: another one takes its place
+            with suppress(GraphoptError):
+                self._cuda.synchronize(lane.stream)
+            engine = self._engines[min(self._lanes.index(lane), len(self._engines) - 1)]
+            try:
+                lane.use_context(partial(self._context, engine))
+            finally:
+                self._settle(lane)
 
     def refit(self, model: ModelProto) -> int:
         """Replaces weights by those of `model`: the one that the engine was built from, with other numbers in it.
@@ -345,7 +335,10 @@ class Engine:
         """
         lanes = [self._taken() for _ in self._lanes]  # none is running
         try:
-            return refit(self._engine, model, self._bindings, self._logger, self.log)
+            for lane in lanes:
+                lane.drop_graph()
+            counts = [refit(engine, model, self._bindings, self._logger, self.log) for engine in self._engines]
+            return counts[0]
         finally:
             for lane in lanes:
                 self._free(lane)
@@ -355,8 +348,12 @@ class Engine:
     def _taken(self) -> Lane:
         with self._ready:
             while not self._free_lanes:
+                if not any(lane.is_open for lane in self._lanes):
+                    raise GraphoptError("the engine is closed")
                 self._ready.wait()
-            return self._free_lanes.pop(0)
+            lane = self._free_lanes.pop(0)
+        self._cuda.use()
+        return lane
 
     def _free(self, lane: Lane) -> None:
         with self._ready:
@@ -364,13 +361,36 @@ class Engine:
                 self._free_lanes.append(lane)
                 self._ready.notify()
 
+    def _settle(self, lane: Lane) -> None:
+        """Frees a lane that may be in the middle of something."""
+        if lane.is_open:
+            with suppress(GraphoptError):
+                self._cuda.synchronize(lane.stream)
+            lane.held.clear()
+        self._free(lane)
+
     def close(self) -> None:
         """Gives back everything on the device; twice does no harm."""
-        self.is_open = False
-        for lane in self._lanes:
-            lane.close()
-        self._lanes = []
-        self._engine = None
+        if not self.is_open:
+            return
+        with self._ready:
+            self.is_open = False
+            self._free_lanes.clear()
+            self._ready.notify_all()
+        self._cuda.use()
+        try:
+            with ExitStack() as stack:
+                for lane in self._lanes:
+                    stack.callback(lane.close)
+        finally:
+            self._engines.clear()
+            self._runtime = None
+            self._bindings.unlisten(self.log)
+
+    def __del__(self) -> None:
+        if getattr(self, "is_open", False):
+            with suppress(Exception):  # at the end of the process CUDA may be gone before this is
+                self.close()
 
     def __enter__(self) -> Engine:
         return self

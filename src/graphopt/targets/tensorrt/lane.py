@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane"]
 
+_ALIGNED = 256  # bytes, which TensorRT asks of every address
+
 
 @dataclass
 class _Room:
@@ -33,15 +36,12 @@ class _Room:
     address: int = 0
     size: int = -1
 
-    def grow(self, size: int) -> bool:
-        """Makes it hold so many bytes; returns whether it moved."""
-        if size <= self.size:
-            return False
-        moved = self.size >= 0
-        self.release()
-        self.address = self.take(size)
-        self.size = size
-        return moved
+    def grow(self, size: int) -> None:
+        """Makes it hold so many bytes."""
+        if size > self.size:
+            self.release()
+            self.address = self.take(size)
+            self.size = size
 
     def release(self) -> None:
         if self.size >= 0:
@@ -56,34 +56,43 @@ class Lane:
         self.context, self.cuda, self.ports = context, cuda, ports
         self.rooms: dict[tuple[str, str], _Room] = {}
         self.held: list[Any] = []  # what the stream still reads
-        self.graphs: dict[Any, int] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of outputs that only a run knows
-        self.stream = cuda.stream()
-        self.profile = 0
+        self.graph: int | None = None  # recorded for what is bound
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of outputs
+        self.profile = int(context.active_optimization_profile)
+        self._bound: Any = None  # what the context was told last
         self._allocator_base = allocator
         self._allocators: dict[str, Any] = {}
-        self.has_moved = False  # memory that a recorded graph may use
+        self._unknown: set[str] = set()  # outputs whose shapes only a run knows
+        self.problem: GraphoptError | None = None  # of an allocator, in which nothing may be raised
+        self.stream = cuda.stream()
         self.is_open = True
 
     def close(self) -> None:
-        """Gives everything back; twice does no harm."""
+        """Gives everything back; twice does no harm. Raises GraphoptError, but only after trying all of it."""
         if not self.is_open:
             return
         self.is_open = False
-        self.cuda.synchronize(self.stream)
+        with suppress(GraphoptError):  # what failed before is said there
+            self.cuda.synchronize(self.stream)
+        actions: list[Callable[[], None]] = [self.drop_graph, *(room.release for room in self.rooms.values())]
+        actions.append(lambda: self.cuda.free_stream(self.stream))
         self.context = None
-        for graph in self.graphs.values():
-            self.cuda.free_graph(graph)
-        for room in self.rooms.values():
-            room.release()
+        failures = []
+        for action in actions:
+            try:
+                action()
+            except GraphoptError as error:
+                failures.append(error)
         self.rooms.clear()
         self.held.clear()
-        self.cuda.free_stream(self.stream)
+        self._allocators.clear()
+        if failures:
+            raise failures[0]
 
     def _memory(self, name: str, kind: str, size: int) -> int:
-        """The address of memory that holds so many bytes."""
+        """The address of memory that holds so many bytes; never null."""
         room = self._room(name, kind)
-        self.has_moved = room.grow(size) or self.has_moved
+        room.grow(size)
         return room.address
 
     def _room(self, name: str, kind: str) -> _Room:
@@ -93,45 +102,93 @@ class Lane:
             self.rooms[key] = _Room(*(pair if kind == "device" else (self.cuda.malloc_host, self.cuda.free_host)))
         return self.rooms[key]
 
-    def use_context(self, context: Any) -> None:
-        """Goes on with another context of the same engine."""
-        self.context, self.profile = context, 0
+    def use_context(self, make: Callable[[], Any]) -> None:
+        """Goes on with another context of the same engine, which is made when the one before is gone: before
+        TensorRT 10 two of them cannot have one profile."""
+        self.drop_graph()
+        self.context = None
+        self._bound = None
         self._allocators.clear()
+        try:
+            self.context = make()
+        except GraphoptError:
+            self.close()
+            raise
+        self.profile = int(self.context.active_optimization_profile)
 
     # one run
 
     def use_profile(self, number: int) -> None:
         """Switches to a profile of the engine."""
-        if number != self.profile:
-            if not self.context.set_optimization_profile_async(number, self.stream):
-                raise GraphoptError(f"TensorRT does not switch to profile {number}")
-            self.profile = number
+        if number == self.profile:
+            return
+        self.drop_graph()
+        self._bound = None
+        try:
+            switched = self.context.set_optimization_profile_async(number, self.stream)
+        except RuntimeError as error:
+            raise GraphoptError(f"TensorRT does not switch to profile {number}: {error}") from error
+        if not switched:
+            raise GraphoptError(f"TensorRT does not switch to profile {number}")
+        self.profile = number
+
+    def follow(self, inputs: Mapping[str, Located]) -> None:
+        """Lets the stream wait for those that make the inputs."""
+        for other in {array.stream for array in inputs.values() if array.stream is not None}:
+            self.cuda.follow(self.stream, other)
 
     def bind(self, inputs: Mapping[str, Located], own: bool) -> None:
         """Tells the context shapes and addresses. own: everything in the lane's memory, which a CUDA graph needs."""
+        places = {name: self._place(name, array, own) for name, array in inputs.items()}
+        values = self._host_values(inputs)  # these are sizes: shapes depend on them
+        told = tuple((name, array.shape, places[name], values.get(name)) for name, array in inputs.items())
+        if told == self._bound:
+            return
+        self.drop_graph()
+        self._bound = None
         for name, array in inputs.items():
             if not self.context.set_input_shape(name, array.shape):
                 raise GraphoptError(f"TensorRT does not take the shape {array.shape} for input {name!r}")
-            if self.ports[name].in_host_memory:
-                address = self._memory(name, "host", array.nbytes)
-            elif array.on_device and not own:
-                address = array.address
-            else:
-                address = self._memory(name, "device", array.nbytes)
-            self._set_address(name, address)
-        missing = self.context.infer_shapes()
+            self._set_address(name, places[name])
+        try:
+            missing = self.context.infer_shapes()
+        except RuntimeError as error:
+            raise GraphoptError(f"TensorRT cannot tell the shapes: {error}") from error
         if missing:
             raise GraphoptError(f"TensorRT cannot tell the shapes: nothing is known of {', '.join(missing)}")
+        self._unknown.clear()
         for name, port in self.ports.items():
             if not port.is_input:
                 self._bind_output(name, port)
+        self._bound = told
+
+    def _place(self, name: str, array: Located, own: bool) -> int:
+        if self.ports[name].in_host_memory:
+            return self._memory(name, "host", array.nbytes)
+        return array.address if _is_direct(array, own) else self._memory(name, "device", array.nbytes)
+
+    def _host_values(self, inputs: Mapping[str, Located]) -> dict[str, bytes]:
+        """Writes the inputs that TensorRT reads in host memory, and returns them."""
+        found = {}
+        for name, array in inputs.items():
+            if self.ports[name].in_host_memory:
+                target = self._room(name, "host").address
+                if array.on_device and array.nbytes:
+                    self.cuda.copy(target, array.address, array.nbytes, self.stream)
+                    self.cuda.synchronize(self.stream)
+                else:
+                    ctypes.memmove(target, array.address, array.nbytes)
+                found[name] = ctypes.string_at(target, array.nbytes)
+        return found
 
     def _bind_output(self, name: str, port: Port) -> None:
         shape = tuple(self.context.get_tensor_shape(name))
         if -1 in shape:
+            self._unknown.add(name)
             if name not in self._allocators:
                 self._allocators[name] = _allocator(self._allocator_base, weakref.ref(self))
-                self.context.set_output_allocator(name, self._allocators[name])
+                if not self.context.set_output_allocator(name, self._allocators[name]):
+                    raise GraphoptError(f"TensorRT takes no allocator for {name!r}")
             return
         self.shapes[name] = shape
         size = int(np.prod(shape, dtype=np.int64)) * port.dtype.itemsize
@@ -141,24 +198,50 @@ class Lane:
         if not self.context.set_tensor_address(name, address):
             raise GraphoptError(f"TensorRT does not take an address for {name!r}")
 
-    def stage(self, inputs: Mapping[str, Located]) -> None:
-        """Copies what is in host memory to where the copy to the device starts from."""
-        for name, array in inputs.items():
-            if not array.on_device and array.nbytes:
-                ctypes.memmove(self._memory(name, "host", array.nbytes), array.address, array.nbytes)
-
     def send(self, inputs: Mapping[str, Located], own: bool) -> None:
-        """Gives the stream the copies to the device."""
+        """Gives the stream the copies to the device, from pinned memory."""
         for name, array in inputs.items():
-            if self.ports[name].in_host_memory or not array.nbytes or (array.on_device and not own):
+            if self.ports[name].in_host_memory or not array.nbytes or _is_direct(array, own):
                 continue
-            source = array.address if array.on_device else self._room(name, "host").address
+            source = array.address
+            if not array.on_device:
+                source = self._memory(name, "host", array.nbytes)
+                ctypes.memmove(source, array.address, array.nbytes)
             self.cuda.copy(self._room(name, "device").address, source, array.nbytes, self.stream)
 
     def execute(self) -> None:
         """Gives the stream the run."""
-        if not self.context.execute_async_v3(self.stream):
+        ran = self.context.execute_async_v3(self.stream)
+        problem, self.problem = self.problem, None
+        if problem is not None:
+            raise problem
+        if not ran:
             raise GraphoptError("TensorRT does not run the engine; its log says why")
+
+    def record(self) -> None:
+        """Records the run as a CUDA graph, for what is bound.
+
+        TensorRT's developer guide ("CUDA Graphs"): the first run after a change of shapes is not to be recorded, and a
+        graph is void once its context is told anything else.
+        """
+        if self._unknown:
+            raise GraphoptError("an output's size depends on the data: such an engine cannot run as a CUDA graph")
+        if self.graph is None:
+            self.execute()
+            self.cuda.synchronize(self.stream)
+            self.graph = self.cuda.capture(self.stream, self.execute)
+
+    def launch(self) -> None:
+        """Gives the stream the recorded run."""
+        self.record()
+        assert self.graph is not None
+        self.cuda.launch(self.graph, self.stream)
+
+    def drop_graph(self) -> None:
+        """Forgets the recorded run."""
+        graph, self.graph = self.graph, None
+        if graph is not None:
+            self.cuda.free_graph(graph)
 
     def fetch(self) -> None:
         """Gives the stream the copies of outputs to pinned memory."""
@@ -175,16 +258,16 @@ class Lane:
     @property
     def is_waiting_for_shapes(self) -> bool:
         """Whether a run must end before its outputs' sizes are known."""
-        return bool(self._allocators)
+        return bool(self._unknown)
 
     def results(self) -> dict[str, np.ndarray]:
         """Outputs, out of pinned memory; the stream must have ended."""
         found = {}
         for name, port in self.ports.items():
             if not port.is_input:
-                size = self.output_bytes(name)
-                raw = ctypes.string_at(self._room(name, "host").address, size) if size else b""
-                found[name] = np.frombuffer(bytearray(raw), port.dtype).reshape(self.shapes[name])
+                found[name] = np.empty(self.shapes[name], port.dtype)
+                if found[name].nbytes:
+                    ctypes.memmove(found[name].ctypes.data, self._room(name, "host").address, found[name].nbytes)
         return found
 
     def device_results(self) -> dict[str, DeviceArray]:
@@ -193,11 +276,14 @@ class Lane:
         for name, port in self.ports.items():
             if not port.is_input:
                 kind = "host" if port.in_host_memory else "device"
-                address = self._room(name, kind).address
+                address = self._memory(name, kind, self.output_bytes(name))
                 found[name] = DeviceArray(address, self.shapes[name], port.dtype, self, self._to_numpy)
         return found
 
     def _to_numpy(self, array: DeviceArray) -> np.ndarray:
+        if not self.is_open:
+            raise GraphoptError("the engine is closed, and the memory of its outputs is gone")
+        self.cuda.use()
         made = np.empty(array.shape, array.dtype)
         if made.nbytes:
             pinned = self.cuda.malloc_host(made.nbytes)
@@ -210,8 +296,16 @@ class Lane:
         return made
 
 
+def _is_direct(array: Located, own: bool) -> bool:
+    """Whether TensorRT may read it where it is."""
+    return array.on_device and not own and array.nbytes > 0 and array.address % _ALIGNED == 0
+
+
 def _allocator(base: Any, lane: weakref.ref[Lane]) -> Any:
-    """For outputs whose size depends on the data: memory of the lane, and the shape that it turned out to have."""
+    """For outputs whose size depends on the data: memory of the lane, and the shape that it turned out to have.
+
+    TensorRT calls `reallocate_output` before version 10, `reallocate_output_async` from then on; 0 is a refusal.
+    """
 
     class Allocator(base):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -219,7 +313,16 @@ def _allocator(base: Any, lane: weakref.ref[Lane]) -> Any:
 
         def reallocate_output(self, tensor_name: str, memory: int, size: int, alignment: int) -> int:
             owner = lane()
-            return 0 if owner is None else owner._memory(tensor_name, "device", size)
+            if owner is None:
+                return 0
+            try:
+                return owner._memory(tensor_name, "device", size)
+            except GraphoptError as error:
+                owner.problem = error
+                return 0
+
+        def reallocate_output_async(self, tensor_name: str, memory: int, size: int, alignment: int, stream: int) -> int:
+            return self.reallocate_output(tensor_name, memory, size, alignment)
 
         def notify_shape(self, tensor_name: str, shape: Any) -> None:
             owner = lane()

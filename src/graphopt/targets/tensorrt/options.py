@@ -75,9 +75,8 @@ class BuildOptions:
 
 def network_flags(bindings: Bindings) -> int:
     """Flags for `create_network`: an explicit batch where that is a choice, strong types where there are."""
-    kind = "NetworkDefinitionCreationFlag"
-    typed = bindings.flag(kind, "STRONGLY_TYPED") if bindings.is_strongly_typed else 0
-    return bindings.flag(kind, "EXPLICIT_BATCH") | typed
+    typed = bindings.flag("NetworkDefinitionCreationFlag", "STRONGLY_TYPED") if bindings.is_strongly_typed else 0
+    return bindings.flag("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH") | typed
 
 
 def builder_flags(model: Model, bindings: Bindings) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from graphopt.errors import GraphoptError
 from graphopt.targets.tensorrt._bindings import Bindings
@@ -39,14 +39,17 @@ def refit(engine: Any, model: ModelProto, bindings: Bindings, logger: Any, log: 
     """
     if not engine.refittable:
         raise GraphoptError("the engine was built without refit; build it with the option refit=True")
-    refitter = bindings.trt.Refitter(engine, logger)
+    try:
+        refitter = bindings.trt.Refitter(engine, logger)
+    except TypeError as error:  # so the bindings say that there is none: with several profiles before TensorRT 8.6
+        raise GraphoptError(f"TensorRT does not refit such an engine: {_said(log)}") from error
     known = set(refitter.get_all_weights())
     held = []  # TensorRT reads them when it refits
     for tensor in model.graph.initializer:
         if tensor.name in known:
-            array = np.ascontiguousarray(numpy_helper.to_array(tensor))
+            array, weights = _weights(tensor, bindings)
             held.append(array)
-            if not refitter.set_named_weights(tensor.name, bindings.trt.Weights(array)):
+            if not refitter.set_named_weights(tensor.name, weights):
                 raise GraphoptError(f"TensorRT does not take weight {tensor.name!r}: {_said(log)}")
     missing = refitter.get_missing_weights()
     if missing:
@@ -54,6 +57,27 @@ def refit(engine: Any, model: ModelProto, bindings: Bindings, logger: Any, log: 
     if not refitter.refit_cuda_engine():
         raise GraphoptError(f"TensorRT does not refit the engine: {_said(log)}")
     return len(held)
+
+
+_NARROWED: dict[int, Any] = {
+    TensorProto.DOUBLE: np.float32,
+    TensorProto.INT64: np.int32,
+}  # by the parser, before it knew these types
+_UNKNOWN_TO_NUMPY: dict[int, str] = {TensorProto.BFLOAT16: "BF16", TensorProto.FLOAT8E4M3FN: "FP8"}
+
+
+def _weights(tensor: TensorProto, bindings: Bindings) -> tuple[np.ndarray, Any]:
+    """The numbers, which have to outlive the refitting, and TensorRT's view of them."""
+    array = np.ascontiguousarray(numpy_helper.to_array(tensor))
+    narrow = _NARROWED.get(tensor.data_type)
+    if narrow is not None and not (tensor.data_type == TensorProto.INT64 and bindings.has("DataType", "INT64")):
+        array = array.astype(narrow)
+    name = _UNKNOWN_TO_NUMPY.get(tensor.data_type)
+    if name is None:
+        return array, bindings.trt.Weights(array)
+    if not bindings.has("DataType", name):
+        raise GraphoptError(f"weight {tensor.name!r} is {name}, which this TensorRT does not have")
+    return array, bindings.trt.Weights(getattr(bindings.trt.DataType, name), array.ctypes.data, array.size)
 
 
 def _said(log: list[str]) -> str:

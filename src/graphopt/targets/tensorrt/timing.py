@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -96,7 +97,7 @@ def layer_times(
     engine: Engine, feeds: Mapping[str, Any], sources: Mapping[str, Sequence[str]], *, runs: int = 20
 ) -> list[LayerTime]:
     """Times by layer, the dearest first. sources: node of the model that was built -> nodes of the original (see
-    `graphopt.ir.provenance`). TensorRT names a fused layer by its nodes, with " + " between them."""
+    `graphopt.ir.provenance`). TensorRT names a fused layer by its nodes."""
     seen: dict[str, list[float]] = {}
     engine.run(feeds)
     for _ in range(runs):
@@ -106,10 +107,18 @@ def layer_times(
     return sorted(found, key=lambda layer: -layer.milliseconds)
 
 
+_BETWEEN = re.compile(r"\s\+\s|\.{3}|[\[\](){},]")
+
+
 def _originals(layer: str, sources: Mapping[str, Sequence[str]]) -> list[str]:
+    """Of "a + b", "PWN(PWN(a), b)" and "{ForeignNode[a...b]}", which names the first and the last of many.
+
+    >>> _originals("PWN(PWN(/s), /m) + /c", {"/s": ["swish"], "/m": ["swish"], "/c": ["conv_3"]})
+    ['swish', 'conv_3']
+    """
     names: list[str] = []
-    for part in layer.replace("[", " + ").replace("]", " + ").split(" + "):
-        for name in sources.get(part.strip(), [part.strip()] if part.strip() in sources else []):
+    for part in _BETWEEN.split(layer):
+        for name in sources.get(part.strip(), ()):
             if name not in names:
                 names.append(name)
     return names

@@ -335,7 +335,8 @@ class OnnxParser:
         from graphopt.targets.tensorrt_parser import why_not_parsed
 
         network, module = self._network, self._network._module
-        graph = ir.from_proto(proto).graph
+        model = ir.from_proto(proto)
+        graph = model.graph
         for place, node in enumerate(graph):
             reason = why_not_parsed(node, tuple(int(part) for part in module.__version__.split(".")))
             if reason:
@@ -373,7 +374,7 @@ class Builder:
     """Makes plans: the model itself, with all that was asked for."""
 
     def __init__(self, module: Any, logger: Any) -> None:
-        self._module, self._logger = module, logger
+        self._module, self._logger = module, module.logger_of(self, logger)
 
     def create_network(self, flags: int = 0) -> Any:
         """With flags of NetworkDefinitionCreationFlag."""

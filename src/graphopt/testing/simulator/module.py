@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from graphopt.testing.simulator import build, run
 from graphopt.testing.simulator.recorded import VERSIONS, enums_of, limited
@@ -33,6 +34,7 @@ class Simulated:
         self.world = world or World()
         self.timed = 0
         self.faulty = ""
+        self._logging: tuple[Any, Any] = (None, None)
         enums = enums_of(version)
         for name, kind in enums.items():
             setattr(self, name, kind)
@@ -47,6 +49,15 @@ class Simulated:
                 setattr(self, name, getattr(build, name))
         self.Weights = run.Weights
         self.ILogger = type("ILogger", (build.ILogger,), {"Severity": _severities(enums)})
+
+    def logger_of(self, user: Any, logger: Any) -> Any:
+        """The logger that TensorRT uses for what is made with one: the first one, while what was made with it lives."""
+        alive, first = self._logging
+        if first is None or not alive:
+            alive, first = WeakSet(), logger
+            self._logging = (alive, first)
+        alive.add(user)
+        return first
 
     def tensor(self, value: Any, is_input: bool) -> Any:
         """A value of the IR as one of the network."""

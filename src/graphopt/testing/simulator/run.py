@@ -8,11 +8,14 @@ import time
 import weakref
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from graphopt.errors import GraphoptError
 from graphopt.testing.simulator.build import MAGIC, data_type, numpy_type
 
+_BY_ADDRESS = {"BF16": ml_dtypes.bfloat16, "FP8": ml_dtypes.float8_e4m3fn}
 _NUMPY = {"tensor(int64)": np.int64}  # what the parser of TensorRT 8.5 narrows
 
 
@@ -20,7 +23,7 @@ class Runtime:
     """Reads plans."""
 
     def __init__(self, module: Any, logger: Any) -> None:
-        self._module, self._logger = module, logger
+        self._module, self._logger = module, module.logger_of(self, logger)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
         """The engine, or None for what is no plan of this version."""
@@ -35,6 +38,9 @@ class Runtime:
             text = f"plan of version {plan['version']}, library of {self._module.__version__}"
             self._logger.log(severity, text)
             return None
+        if "VERSION_COMPATIBLE" in plan["flags"] and not getattr(self, "engine_host_code_allowed", None):
+            self._logger.log(severity, "the plan has code for the host, and engine_host_code_allowed is not set")
+            return None
         return self._module.ICudaEngine(self._module, plan, ModelProto.FromString(model), content)
 
 
@@ -43,10 +49,12 @@ class ICudaEngine:
 
     def __init__(self, module: Any, plan: dict[str, Any], model: ModelProto, content: bytes) -> None:
         from graphopt import ir
+        from graphopt.analysis.shapes import ensure_types
 
         self._module, self._plan, self._content = module, plan, content
+        self._contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+        infos = {info.name: info for info in (*model.graph.value_info, *model.graph.output)}
         del model.graph.output[:]
-        infos = {info.name: info for info in model.graph.value_info}
         for name in plan["outputs"]:
             model.graph.output.add().name = name
             if name in infos:
@@ -57,13 +65,21 @@ class ICudaEngine:
                 del node.attribute[:], node.input[1:]
         self._model = model
         self._session: Any = None
-        graph = ir.from_proto(ModelProto.FromString(model.SerializeToString())).graph
+        loaded = ir.from_proto(ModelProto.FromString(model.SerializeToString()))
+        ensure_types(loaded)
+        graph = loaded.graph
         given = {value.name: value for value in graph.inputs}
         self._inputs = {name: module.tensor(value, True) for name, value in given.items()}
         self._known_types = {value.name: value.dtype for node in graph for value in node.outputs}
         self._ranks = {value.name: value.rank for node in graph for value in node.outputs}
         module.world.born("engine")
         weakref.finalize(self, module.world.gone, "engine")
+
+    def _is_free(self, profile: int, context: Any) -> bool:
+        """Before TensorRT 10, contexts of an engine of varying shapes do not share a profile."""
+        varies = any(-1 in tensor.shape for tensor in self._inputs.values())
+        shared = int(self._module.__version__.split(".")[0]) >= 10 or not varies
+        return shared or all(other is context or other._profile != profile for other in self._contexts)
 
     def _run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         import onnxruntime as ort
@@ -169,7 +185,10 @@ class IExecutionContext:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, Any] = {}
-        self._profile = 0
+        self._profile = 0 if engine._is_free(0, self) else -1
+        engine._contexts.add(self)
+        self._changes = 0  # what a recorded graph depends on
+        self._ran = -1  # with how many changes it ran last
         self.profiler: Any = None
         self.enqueue_emits_profile = True
         module.world.born("context")
@@ -187,25 +206,33 @@ class IExecutionContext:
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         """Chooses a profile; input shapes are to be set again."""
-        if not 0 <= profile_index < self._engine.num_optimization_profiles:
-            return False
+        inside = 0 <= profile_index < self._engine.num_optimization_profiles
+        if not inside or not self._engine._is_free(profile_index, self):
+            raise RuntimeError("Error in set optimization profile async.")
         self._profile = profile_index
         self._shapes.clear()
+        self._changes += 1
         return True
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         """False outside of the profile."""
+        if self._profile < 0:
+            return False
         low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
         sizes = tuple(shape)
         if len(sizes) != len(low):
             return False
         if not all(a <= size <= b for a, size, b in zip(low, sizes, high, strict=True)):
             return False
+        self._changes += self._shapes.get(name) != sizes
         self._shapes[name] = sizes
         return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         """Of an input or output."""
+        if memory % 256:
+            return False
+        self._changes += self._addresses.get(name) != memory
         self._addresses[name] = memory
         return True
 
@@ -216,7 +243,9 @@ class IExecutionContext:
 
     def infer_shapes(self) -> list[str]:
         """Inputs that still need a shape."""
-        return [name for name in self._engine._inputs if -1 in self._input_shape(name)]
+        host = [name for name in self._engine._inputs if self._engine.is_shape_inference_io(name)]
+        unknown = [name for name in host if not self._addresses.get(name)]
+        return unknown + [name for name in self._engine._inputs if -1 in self._input_shape(name)]
 
     def _input_shape(self, name: str) -> tuple[int, ...]:
         declared: tuple[int, ...] = self._engine._inputs[name].shape
@@ -228,12 +257,19 @@ class IExecutionContext:
             return self._input_shape(name)
         if self.infer_shapes() or name in self._allocators:
             return self._engine.get_tensor_shape(name)
-        zeros = {
-            each: np.zeros(self._input_shape(each), numpy_type(self._module, tensor.dtype))
-            for each, tensor in self._engine._inputs.items()
-        }
         place: int = self._engine._plan["outputs"].index(name)
-        return tuple(self._engine._run(zeros)[place].shape)
+        fills = [{each: self._example(each, fill) for each in self._engine._inputs} for fill in (0, 1)]
+        shapes = [self._engine._run(feeds)[place].shape for feeds in fills]  # where these differ, the data decide
+        pairs = zip(*shapes, strict=True)
+        return tuple(int(size) if size == other else -1 for size, other in pairs)
+
+    def _example(self, name: str, fill: int) -> np.ndarray:
+        """All alike; of an input that holds sizes, what it holds."""
+        dtype, shape = numpy_type(self._module, self._engine._inputs[name].dtype), self._input_shape(name)
+        if not self._engine.is_shape_inference_io(name):
+            return np.full(shape, fill, dtype)
+        held = ctypes.string_at(self._addresses[name], int(np.prod(shape)) * dtype.itemsize)
+        return np.frombuffer(held, dtype).reshape(shape)
 
     def get_max_output_size(self, name: str) -> int:
         """In bytes, for the shapes that are set."""
@@ -247,10 +283,16 @@ class IExecutionContext:
         missing = [name for name in names if not self._addresses.get(name) and name not in self._allocators]
         if self.infer_shapes() or missing:
             return False
-        shapes, addresses = dict(self._shapes), dict(self._addresses)
-        return bool(self._module.world.do(stream_handle, "execute", lambda: self._execute(shapes, addresses)))
+        world = self._module.world
+        if world.is_capturing and self._ran != self._changes:
+            return False  # TensorRT sets itself up, which cannot be recorded
+        self._ran = self._changes
+        shapes, addresses, changes = dict(self._shapes), dict(self._addresses), self._changes
+        return bool(world.do(stream_handle, "execute", lambda: self._execute(shapes, addresses, changes)))
 
-    def _execute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> bool:
+    def _execute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], changes: int) -> bool:
+        if changes != self._changes:
+            raise GraphoptError("CUDA: a graph was launched, and the context that it was recorded of has changed")
         feeds = {}
         for name, tensor in self._engine._inputs.items():
             dtype = numpy_type(self._module, tensor.dtype)
@@ -261,9 +303,8 @@ class IExecutionContext:
         outputs = self._engine._run(feeds)
         for name, array in zip(self._engine._plan["outputs"], outputs, strict=True):
             ready = np.ascontiguousarray(array)
-            if name in self._allocators:
-                addresses[name] = self._allocators[name].reallocate_output(name, 0, ready.nbytes, 256)
-                self._allocators[name].notify_shape(name, ready.shape)
+            if name in self._allocators and not self._allocate(name, ready, addresses):
+                return False
             ctypes.memmove(addresses[name], ready.ctypes.data, ready.nbytes)
         if self.profiler is not None:
             layers = self._engine._plan["layers"]
@@ -272,12 +313,22 @@ class IExecutionContext:
                 self.profiler.report_layer_time(layer, share)
         return True
 
+    def _allocate(self, name: str, array: np.ndarray, addresses: dict[str, int]) -> bool:
+        """As the bindings of either version ask for memory."""
+        allocator = self._allocators[name]
+        if int(self._module.__version__.split(".")[0]) < 10:
+            addresses[name] = allocator.reallocate_output(name, 0, array.nbytes, 256)
+        else:
+            addresses[name] = allocator.reallocate_output_async(name, 0, array.nbytes, 256, 1)
+        allocator.notify_shape(name, array.shape)
+        return bool(addresses[name])
+
 
 class Refitter:
     """Puts other weights into an engine."""
 
     def __init__(self, module: Any, engine: ICudaEngine, logger: Any) -> None:
-        self._module, self._engine, self._logger = module, engine, logger
+        self._module, self._engine, self._logger = module, engine, module.logger_of(self, logger)
         self._new: dict[str, np.ndarray] = {}
 
     def get_all_weights(self) -> list[str]:
@@ -308,7 +359,10 @@ class Refitter:
 
 
 class Weights:
-    """Numbers that stay where they are."""
+    """Numbers that stay where they are: an array, or (from TensorRT 10 on) a type, an address and how many."""
 
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
+    def __init__(self, a: Any, ptr: int | None = None, count: int = 0) -> None:
+        if ptr is not None:
+            dtype = np.dtype(_BY_ADDRESS[a.name])
+            a = np.frombuffer(ctypes.string_at(ptr, count * dtype.itemsize), dtype)
+        self._array = a

@@ -12,6 +12,8 @@ from graphopt.errors import GraphoptError
 
 __all__ = ["World"]
 
+_ALIGNED = 256
+
 
 class World:
     """Plays `graphopt.targets.tensorrt._cuda.Cuda` in host memory; the simulated TensorRT runs in it.
@@ -52,18 +54,24 @@ class World:
     @property
     def held(self) -> int:
         """Bytes allocated, on the device and pinned."""
-        return sum(len(block) for block in self._held.values())
+        return sum(len(block) - _ALIGNED for block in self._held.values())
 
     def malloc(self, size: int) -> int:
         """Host memory that stands for the device's."""
         if self.held + size > self._limit:
             raise GraphoptError("CUDA: out of memory")
-        block = (ctypes.c_char * max(size, 1))()
-        self._held[ctypes.addressof(block)] = block
-        return ctypes.addressof(block)
+        if self._captured is not None:
+            raise GraphoptError("CUDA: operation not permitted when stream is capturing")
+        block = (ctypes.c_char * (max(size, 1) + _ALIGNED))()
+        address = ctypes.addressof(block)
+        address += -address % _ALIGNED
+        self._held[address] = block
+        return address
 
     def free(self, address: int) -> None:
         """Freeing twice is a fault."""
+        if self._captured is not None:
+            raise GraphoptError("CUDA: operation not permitted when stream is capturing")
         if address not in self._held:
             raise GraphoptError("CUDA: invalid argument (freed twice, or never allocated)")
         del self._held[address]
@@ -73,6 +81,19 @@ class World:
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         """Within host memory."""
         self.do(stream, "copy", lambda: ctypes.memmove(target, source, size))
+
+    def use(self) -> None:
+        """There is one device."""
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether what streams are given is recorded."""
+        return self._captured is not None
+
+    def follow(self, stream: int, other: int) -> None:
+        """All is done already."""
+        if stream not in self._streams:
+            raise GraphoptError(f"CUDA: invalid resource handle {stream}")
 
     def stream(self) -> int:
         """A number."""
