@@ -85,6 +85,17 @@ def test_build_without_tensorrt(graphopt, model):
     assert any(words in result.err for words in ("TensorRT is not installed", "no CUDA device", "neither cuda-python"))
 
 
+def test_build_in_parts(graphopt, trt, model, tmp_path):
+    result = graphopt("build", model, "-s", "N=1:2:4", "--partial", "-o", tmp_path / "parts")
+    assert result.code == 0, result.err
+    assert "1 parts: onnxruntime" in result.out  # two nodes do not pay for the way to the device
+    assert (tmp_path / "parts" / "manifest.json").exists()
+    result = graphopt("build", model, "-s", "N=1:2:4", "--partial", "-o", tmp_path / "parts")
+    assert result.code == 2
+    assert "is there already" in result.err
+    assert graphopt("build", model, "-s", "N=1", "--partial", "--precision", "float16").code == 2
+
+
 def test_check(graphopt, model, tmp_path):
     result = graphopt("check", model)
     assert result.code == 0, result.err

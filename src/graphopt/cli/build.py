@@ -82,6 +82,9 @@ def build(
     engine_cache: Annotated[
         bool, typer.Option("--engine-cache", help="Keep the engine, and take it from there next time.")
     ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Engines for what TensorRT takes, ONNX Runtime for the rest: a folder.")
+    ] = False,
     device: Annotated[int, typer.Option("--device", min=0, help="Number of the GPU.")] = 0,
     report: ReportOpt = None,
     quiet: QuietOpt = False,
@@ -102,11 +105,13 @@ def build(
       graphopt build model.onnx                                    (writes model.plan and model.plan.json)
       graphopt build model.onnx -s x=1x3x224x224:8x3x224x224:32x3x224x224 --precision float16
       graphopt build model.onnx -s batch=1:8:32,sequence=16:64:128 -o bert.plan --engine-cache
+      graphopt build model.onnx -s batch=1:8:32 --partial          (writes the folder model.parts)
     """
     from graphopt.targets.tensorrt import build as make
 
     plan = output or model.with_suffix(".plan")
-    check_writable(plan, never=model)
+    if not partial:
+        check_writable(plan, never=model)
     if report is not None:
         check_writable(report, never=model, what="report")
     options = {
@@ -120,10 +125,17 @@ def build(
     if timing_cache is not None and no_timing_cache:
         raise GraphoptError("--timing-cache and --no-timing-cache contradict each other; give one of them")
     feeds = load_inputs(inputs)
+    cache = timing_cache or not no_timing_cache
+    if partial:
+        if precision != "float32":
+            raise GraphoptError("--partial builds in float32; convert first: graphopt optimize -p convert-precision")
+        place = output or model.with_suffix(".parts")
+        more = {"verify": verify, "inputs": feeds, "timing_cache": cache, "device": device, "options": options}
+        return _build_parts(model, place, shapes, {"passes": passes or "default", **more}, quiet=quiet, json=json)
     with ProgressLine(quiet=quiet or json) as progress:
         built = make(
             str(model), shapes or None, precision=precision, passes=passes or "default", options=options,
-            timing_cache=timing_cache or not no_timing_cache, engine_cache=engine_cache, verify=verify, inputs=feeds,
+            timing_cache=cache, engine_cache=engine_cache, verify=verify, inputs=feeds,
             device=device, progress=progress,
         )  # fmt: skip
     built.save(plan)
@@ -137,6 +149,26 @@ def build(
         show(_table(built, plan))
     for text in built.plan.log if not json else ():
         warn(f"TensorRT: {text}")
+    return 0
+
+
+def _build_parts(
+    model: Path, folder: Path, shapes: list[str] | None, more: dict[str, Any], *, quiet: bool, json: bool
+) -> int:
+    """Writes a folder of plans and models, after the whole gave what the original gives."""
+    from graphopt.targets.tensorrt import build_partial
+
+    if folder.exists():
+        raise GraphoptError(f"{str(folder)!r} is there already; name a new folder with -o")
+    progress = ProgressLine(quiet=quiet or json)
+    with progress, build_partial(str(model), shapes or None, progress=progress, **more) as made:
+        made.save(folder)
+    if json:
+        show_json({"folder": str(folder), "parts": made.kinds})
+    elif not quiet:
+        show(f"{folder}: {len(made.kinds)} parts: {', '.join(made.kinds)}")
+        if made.verification is not None:
+            show(made.verification.summary())
     return 0
 
 

@@ -17,7 +17,7 @@ PRESETS = {
     ),
     "default": (
         "Everything that is always right and never slower, for this target.",
-        f"{_FUSE},forms,conv1d-as-image,simplify,expand-unsupported,lowering,{_LAST}",
+        f"{_FUSE},forms,conv1d-as-image,simplify,expand-unsupported,lowering,narrow-int64,{_LAST}",
     ),
 }
 

@@ -13,10 +13,11 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from graphopt.errors import GraphoptError, VerificationError
+from graphopt.errors import GraphoptError, ModelError, OutputError, VerificationError
 from graphopt.targets.tensorrt import BuildError, build, build_partial
 from graphopt.targets.tensorrt._bindings import Bindings
 from graphopt.targets.tensorrt.engine import Engine
+from graphopt.targets.tensorrt.offload import Offloaded
 from graphopt.targets.tensorrt.timing import compare_engines, layer_times, throughput, time_engine
 from graphopt.testing.simulator import VERSIONS, Simulated
 
@@ -94,7 +95,7 @@ def test_without_a_gpu() -> None:
         build(model(), "N=1")
 
 
-def test_what_does_not_parse_and_partial_engines(trt: Simulated) -> None:
+def test_what_does_not_parse_and_partial_engines(trt: Simulated, tmp_path: Path) -> None:
     given = parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (float[N, 8] x) => (float[N, 8] y) '
         "{ a = MatMul(x, w) b = Sigmoid(a) d = Add(a, b) q, s, z = DynamicQuantizeLinear(d) "
@@ -115,6 +116,37 @@ def test_what_does_not_parse_and_partial_engines(trt: Simulated) -> None:
             np.testing.assert_allclose(it.run({"x": x})["y"], expected, rtol=1e-4, atol=1e-5)
         with pytest.raises(GraphoptError, match="no value for 'x'"):
             it.run({})
+        assert it.verification.status == "passed"
+        it.save(tmp_path / "parts")
+        again = it.run({"x": x})["y"]
+    options = {"bindings": Bindings(trt), "cuda": trt.world}
+    with Offloaded.load(tmp_path / "parts", **options) as it:
+        assert it.kinds == ["tensorrt", "onnxruntime", "tensorrt"]
+        np.testing.assert_array_equal(it.run({"x": x})["y"], again)
+    with pytest.raises(OutputError, match="parts"):
+        it.save(tmp_path / "parts")
+    for damage in ("{", '{"format": "graphopt offload 9"}', '{"format": "graphopt offload 1", "parts": [{}]}'):
+        (tmp_path / "parts" / "manifest.json").write_text(damage)
+        with pytest.raises(ModelError, match="build"):
+            Offloaded.load(tmp_path / "parts", **options)
+
+
+def test_parts_that_are_wrong_are_refused(trt: Simulated) -> None:
+    trt.faulty = "Tanh"
+    with pytest.raises(VerificationError, match="nothing was written"):
+        build_partial(model(), "N=1:4:8", bindings=Bindings(trt), cuda=trt.world)
+
+
+def test_weights_that_are_streamed() -> None:
+    trt = Simulated("11.4")
+    plan = made(trt, verify="off").plan
+    with pytest.raises(GraphoptError, match="streams no weights"):
+        Engine(plan, bindings=Bindings(trt), cuda=trt.world, weight_budget=1 << 20)
+    trt.ICudaEngine.streamable_weights_size = 1 << 20
+    with pytest.raises(GraphoptError, match="-1 bytes"):
+        Engine(plan, bindings=Bindings(trt), cuda=trt.world, weight_budget=-1)
+    with Engine(plan, bindings=Bindings(trt), cuda=trt.world, weight_budget=1 << 10) as it:
+        assert it._engine.weight_streaming_budget_v2 == 1 << 10
 
 
 def test_times(trt: Simulated) -> None:

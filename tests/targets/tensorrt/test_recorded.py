@@ -49,6 +49,7 @@ GUARDED = {  # (class, attribute) -> how it is made sure of
     ("IBuilderConfig", "progress_monitor"): "hasattr, and the class IProgressMonitor by getattr (8.6)",
     ("IBuilderConfig", "hardware_compatibility_level"): "`_needed` asks for the enum's member first (8.6)",
     ("Runtime", "engine_host_code_allowed"): "hasattr (8.6)",
+    ("ICudaEngine", "weight_streaming_budget_v2"): "hasattr (10.1)",
     ("", "HardwareCompatibilityLevel"): "`_needed` asks for the enum's member first (8.6)",
 }
 BETWEEN = {  # names of enums that neither end has, and versions between them do

@@ -11,7 +11,7 @@ from onnx import ModelProto, numpy_helper, parser
 from graphopt import ir
 from graphopt.targets.tensorrt._bindings import Bindings
 from graphopt.targets.tensorrt.blame import first_fault
-from graphopt.targets.tensorrt.builder import BuildError, build_plan
+from graphopt.targets.tensorrt.builder import BuildError, Plan, build_plan
 from graphopt.targets.tensorrt.engine import Engine
 from graphopt.targets.tensorrt.offload import offload
 from graphopt.targets.tensorrt.verification import allowance_for, at_shapes, verify_engine
@@ -115,10 +115,12 @@ def test_what_tensorrt_does_not_take_runs_in_onnxruntime(trt: Simulated) -> None
     given.opset_import[0].version = 18
     built: list[int] = []
 
-    def build(part: ir.Model) -> Engine:
+    def build(part: ir.Model) -> tuple[Plan, Engine]:
         built.append(len(part.graph))
-        names = [value.name for value in part.graph.inputs]
-        return engine(trt, ir.to_proto(part, whole=True), ",".join(f"{name}=1x8:4x8:8x8" for name in names))
+        shapes = ",".join(f"{value.name}=1x8:4x8:8x8" for value in part.graph.inputs)
+        bindings = Bindings(trt)
+        plan = build_plan(part, shapes, bindings=bindings, cuda=trt.world, timing_cache=False)
+        return plan, Engine(plan, bindings=bindings, cuda=trt.world)
 
     with offload(ir.from_proto(given), build) as it:
         assert it.kinds == ["tensorrt", "onnxruntime", "tensorrt"]
@@ -136,7 +138,7 @@ def test_regions_that_are_not_built_after_all(trt: Simulated) -> None:
     given = model(4, inner="Mish")
     given.opset_import[0].version = 18
 
-    def build(part: ir.Model) -> Engine:
+    def build(part: ir.Model) -> tuple[Plan, Engine]:
         raise BuildError("no", [])
 
     with offload(ir.from_proto(given), build) as it:

@@ -19,6 +19,7 @@ class Cuda(Protocol):
     """One device. Every method raises GraphoptError with CUDA's own word for what went wrong."""
 
     name: str  # of the device
+    clock: int  # MHz that its processors may reach, 0 where that is not told
     key: str  # what makes an engine or a timing cache fit another machine: name, compute capability, driver
 
     def use(self) -> None:
@@ -115,6 +116,8 @@ class CudaPython:
         (driver,) = self._call(runtime.cudaDriverGetVersion())
         self.name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
         self.key = f"{self.name}, sm_{found.major}{found.minor}, driver {driver}"
+        rate = runtime.cudaDeviceGetAttribute(runtime.cudaDeviceAttr.cudaDevAttrClockRate, device)
+        self.clock = 0 if self._plain(rate)[0] else int(rate[1]) // 1000
 
     def _plain(self, answer: tuple[Any, ...]) -> tuple[str, Any]:
         status, *values = answer

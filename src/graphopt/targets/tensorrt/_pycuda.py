@@ -35,6 +35,7 @@ class PyCuda:
         major, minor = found.compute_capability()
         self.name = found.name()
         self.key = f"{self.name}, sm_{major}{minor}, driver {driver.get_driver_version()}"
+        self.clock = found.get_attribute(driver.device_attribute.CLOCK_RATE) // 1000
         self._device: dict[int, Any] = {}
         self._host: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}

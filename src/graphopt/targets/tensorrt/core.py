@@ -256,6 +256,9 @@ def build_partial(
     passes: Any = "default",
     options: BuildOptions | Mapping[str, Any] | None = None,
     timing_cache: bool | str | os.PathLike[str] = True,
+    verify: str = "numeric",
+    inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    seconds: float = 120.0,
     progress: Progress | None = None,
     device: int = 0,
     bindings: Bindings | None = None,
@@ -263,27 +266,41 @@ def build_partial(
 ) -> Offloaded:
     """Engines for the regions that TensorRT takes, ONNX Runtime for the rest, in one object to `run`.
 
-    The arguments are those of `build`. Profiles of the tensors in between are what they are when the model runs on the
-    CPU at the corners of the profiles given.
+    The arguments and errors are those of `build`. Profiles of the tensors in between are what they are when the model
+    runs on the CPU at the corners of the profiles given.
     """
     from graphopt.api import optimize
 
+    _check_choices("float32", verify)
     source = _source(model)
     profiles = profiles_of(source, shapes)
     work = _Work(
         bindings or load_bindings(), cuda or find_cuda(device), BuildOptions.of(options), timing_cache, False,
         progress or (lambda stage, done, total: None),
     )  # fmt: skip
-    made = optimize(ir.to_proto(source, whole=True), passes, target="tensorrt", verify="numeric")
+    original = ir.to_proto(source, whole=True)
+    made = optimize(original, passes, target="tensorrt", verify=verify, inputs=inputs)
     sizes = _sizes_between(made, profiles)
 
-    def engine_of(part: Model) -> Engine:
+    def engine_of(part: Model) -> tuple[Plan, Engine]:
         wanted = [
             {value.name: sizes[number][value.name] for value in part.graph.inputs} for number in range(len(sizes))
         ]
-        return work.engine(work.plan(part, wanted))
+        plan = work.plan(part, wanted)
+        return plan, work.engine(plan)
 
-    return offload(ir.from_proto(made), engine_of, work.bindings.version)
+    whole = offload(ir.from_proto(made), engine_of, work.bindings.version)
+    whole.profiles = profiles
+    if verify != "off":
+        work.tell("verify engine", 0, 0)
+        try:
+            whole.verification = verify_engine(whole, original, inputs, allowance=allowance_for(made), seconds=seconds)
+            if not whole.verification.ok:
+                raise VerificationError(f"{whole.verification.summary()}; nothing was written", whole.verification)
+        except BaseException:
+            whole.close()
+            raise
+    return whole
 
 
 def _sizes_between(model: ModelProto, profiles: Sequence[Profile]) -> list[dict[str, tuple[Any, Any, Any]]]:

@@ -72,8 +72,9 @@ class Engine:
     plan: a `Plan`, its bytes, or the path of a .plan file. lanes: runs that may be under way at a time, each with a
     stream, a context and memory of its own (before TensorRT 10, and where shapes vary, with weights of its own as
     well). graphs: record the run as a CUDA graph, and launch that from then on, until shapes change; less work for the
-    processor. host_code: trust the plan to bring code for the processor, as version-compatible plans do; None trusts
-    those that were built in this process.
+    processor. weight_budget: bytes of weights that may lie on the device, of a plan built with weight streaming; the
+    others come from host memory as they are needed. host_code: trust the plan to bring code for the processor, as
+    version-compatible plans do; None trusts those that were built in this process.
 
     ports, inputs, outputs: by name. profiles: of the plan, in order. log: what TensorRT said.
 
@@ -86,6 +87,7 @@ class Engine:
         *,
         lanes: int = 1,
         graphs: bool = False,
+        weight_budget: int | None = None,
         host_code: bool | None = None,
         device: int = 0,
         bindings: Bindings | None = None,
@@ -109,6 +111,7 @@ class Engine:
         try:
             trusted = host_code is None and isinstance(plan, Plan) and plan.options.version_compatible
             self._runtime = self._new_runtime(bool(host_code) or trusted)
+            self._weight_budget = weight_budget
             self._engines.append(self._deserialized(content))
             self.ports = {port.name: port for port in self._ports()}
             self.inputs = {name: port for name, port in self.ports.items() if port.is_input}
@@ -140,6 +143,8 @@ class Engine:
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise GraphoptError(f"TensorRT does not take the plan: {'; '.join(self.log[-2:]) or 'no reason given'}")
+        if self._weight_budget is not None:
+            _set_budget(engine, self._weight_budget)
         return engine
 
     def _lane(self, content: bytes) -> Lane:
@@ -280,8 +285,8 @@ class Engine:
 
     @property
     def device_name(self) -> str:
-        """Of the GPU."""
-        return self._cuda.name
+        """Of the GPU, with the clock that it may reach; what it runs at falls with heat and power."""
+        return f"{self._cuda.name}, up to {self._cuda.clock} MHz" if self._cuda.clock else self._cuda.name
 
     @property
     def lane_count(self) -> int:
@@ -399,6 +404,15 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _set_budget(engine: Any, budget: int) -> None:
+    """Before contexts are made of it."""
+    if not hasattr(engine, "weight_streaming_budget_v2") or not getattr(engine, "streamable_weights_size", 0):
+        raise GraphoptError("the plan streams no weights: build it with weight_streaming=True, from TensorRT 10 on")
+    if budget < 0:
+        raise GraphoptError(f"a budget of {budget} bytes of weights is none")
+    engine.weight_streaming_budget_v2 = budget
 
 
 def _profiler(base: Any, found: dict[str, float]) -> Any:

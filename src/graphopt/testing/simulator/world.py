@@ -23,6 +23,7 @@ class World:
 
     def __init__(self, name: str = "simulated GPU", memory: int = 1 << 33) -> None:
         self.name, self.key = name, f"{name}, sm_00, driver 0"
+        self.clock = 0
         self._limit = memory
         self._held: dict[int, Any] = {}
         self._streams: set[int] = set()
