@@ -95,3 +95,14 @@ def test_verdict_says_what_is_not_checked():
     assert render(verdict(None, "off")) == "not compared in numbers (--verify off)\n"
     assert render(verdict(VerificationReport("passed"))) == "verified: structure and interface only\n"
     assert render(verdict(VerificationReport())) == "not verified\n"
+
+
+def test_a_lossy_model_is_measured_and_not_judged(graphopt, tmp_path, make_model):
+    paths = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    for path, scale in zip(paths, (1.5, 1.51), strict=True):
+        onnx.save(make_model(scale), path)
+    assert graphopt("verify", *paths).code == 1
+    result = graphopt("verify", *paths, "--lossy")
+    assert result.code == 0, result.err
+    assert "runs as written" in result.out
+    assert "dB" in result.out

@@ -49,6 +49,8 @@ def _headline(report: VerificationReport) -> str:
     if not report.runs:
         return "verified: structure and interface only" if report.status == "passed" else "not verified"
     checks = [check for run in report.runs for check in run.outputs]
+    if report.lossy:
+        return report.summary()
     runs = f"{len(report.runs)} run{'s' if len(report.runs) != 1 else ''}"
     worst = max((check.max_abs for check in checks), default=0.0)
     return f"verified: all outputs agree over {runs} (max abs error {worst:.3g}, {report.seconds:.1f} s)"
