@@ -276,3 +276,19 @@ def test_real_models_are_raised(real_model):
     """All of them: a rank that is not known hinders only opset 13."""
     report = graphopt.optimize(real_model, RaiseOpset(version=21), verify="check", with_report=True)[1]
     assert not report.refusals
+
+
+def test_it_is_not_blamed_for_what_passes_before_it_round():
+    """With verify="rewrites", a model taken over late is compared with the original as whole models are."""
+    rng = np.random.default_rng(0)
+    lines, last, constants = [], "x", []
+    for number in range(40):
+        lines.append(f"c{number} = Conv({last}, w{number}) b{number} = BatchNormalization(c{number}, g, t, m, v)")
+        last = f"b{number}"
+        constants.append((f"w{number}", (rng.normal(size=(8, 8, 1, 1)) / 3).astype(np.float32)))
+    constants += [(name, rng.uniform(0.5, 2, 8).astype(np.float32)) for name in "gtmv"]
+    text = f"g (float[N, 8, 4, 4] x) => (float[N, 8, 4, 4] y) {{ {' '.join(lines)} y = Relu({last}) }}"
+    made = model(text, 11, constants)
+    out, report = graphopt.optimize(made, ["fuse", RaiseOpset()], verify="rewrites", with_report=True)
+    assert not report.reverted
+    assert out.opset_import[0].version == 13
