@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
@@ -16,6 +17,8 @@ from graphopt.pipeline import Pipeline
 from graphopt.rewrite import Context
 from graphopt.testing import conformance
 from graphopt.verify import VerificationReport, verify
+
+ORT = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 
 
 def network() -> ModelProto:
@@ -120,6 +123,7 @@ def test_a_pipeline_knows_whether_it_is_lossy() -> None:
     assert not Pipeline.of("(cse,dead-code)*2").lossy
 
 
+@pytest.mark.skipif(ORT < (1, 24), reason="ONNX Runtime 1.23 does not make this mistake")
 def test_the_runtime_must_do_what_the_graph_says() -> None:
     """Weights of int8 that ONNX Runtime multiplies with activations of 8 bits, unasked: further off than as written."""
     rng = np.random.default_rng(5)

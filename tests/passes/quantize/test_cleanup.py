@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 from tests.passes.simplify import text as texts
@@ -73,7 +74,10 @@ def test_requantizing_with_a_scale_that_is_computed_is_left() -> None:
     refuses("eliminate-requantize", text, "not constants")
 
 
-@pytest.mark.parametrize("scale", ["0", "-0.5", "1e-42", "3e38"])
+SUBNORMAL = pytest.mark.skipif(onnx.defs.onnx_opset_version() < 26, reason="onnx 1.19 cannot parse such numbers")
+
+
+@pytest.mark.parametrize("scale", ["0", "-0.5", pytest.param("1e-42", marks=SUBNORMAL), "3e38"])
 def test_requantizing_with_a_scale_that_rounds_codes_away_is_left(scale: str) -> None:
     text = (
         f"(uint8[4] q) => (uint8 y) <float s = {{{scale}}}> {{ d = DequantizeLinear(q, s) y = QuantizeLinear(d, s) }}"
@@ -88,8 +92,6 @@ MOVES = {
     "Reshape": "m = Reshape(d, shape)",
     "Flatten": "m = Flatten(d)",
     "Unsqueeze": "m = Unsqueeze(d, one)",
-    "DepthToSpace": "m = DepthToSpace<blocksize = 2>(d)",
-    "SpaceToDepth": "m = SpaceToDepth<blocksize = 2>(d)",
     "Slice": "m = Slice(d, one, three, one)",
     "Gather": "m = Gather<axis = 1>(d, one)",
     "MaxPool": "m = MaxPool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(d)",

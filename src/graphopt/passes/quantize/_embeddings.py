@@ -3,7 +3,8 @@
 or, for ONNX Runtime, GatherBlockQuantized, of 4 or 8 bits in blocks. Only the rows that are looked up are computed.
 
 Guards: a constant matrix of float32 or float16, finite, with rows of 16 numbers or more, looked up along its first
-axis.
+axis; for GatherBlockQuantized, no odd number of 4-bit zero points in a row, which ONNX Runtime 1.23 reads from
+the wrong half of a byte from the second row on.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def _why_not(node: Node, table: Value, options: QuantizeWeights, target: str) ->
             return "it is in a function, which may not import com.microsoft: run inline-functions first"
         if columns % (8 // options.bits):
             return "its rows are no whole number of bytes"
+        if options.bits == 4 and not options.symmetric and -(-columns // options.block_size) % 2:
+            return "an odd number of zero points in a row, which ONNX Runtime 1.23 reads wrong: symmetric=True has none"
     if not np.isfinite(table.numpy()).all():
         return "the table holds infinities or NaN"
     return ""

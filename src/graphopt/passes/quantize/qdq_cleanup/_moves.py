@@ -8,7 +8,13 @@ from graphopt.ir import Node, Value
 from graphopt.passes.quantize._grid import BITS8, Grid, grid_of
 
 RUNTIME = ["onnx", "onnxruntime"]
-SAME_SIZE = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "DepthToSpace", "SpaceToDepth")
+SAME_SIZE = (
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+)  # ONNX Runtime 1.23 has no DepthToSpace of 8 bits
 FEWER = ("Slice", "Gather", "GatherND", "MaxPool")
 MORE = ("Expand", "Tile", "GatherElements", "Resize")
 NOT_8_BITS = "the integers are not of 8 bits, which few operators take"
