@@ -23,7 +23,7 @@ RULE = "quantize-weights"
 def why_not(found: Product, options: QuantizeWeights, target: str) -> str:
     """Why a product cannot have the form asked for, or nothing."""
     if options.format == "matmulnbits":
-        return _why_not_nbits(found, target)
+        return _why_not_nbits(found, options, target)
     if target == "tensorrt" and not options.symmetric:
         return "TensorRT has no zero points: symmetric=true"
     return _why_not_opset(found.node, options, found.weight.dtype == TensorProto.FLOAT16)
@@ -40,12 +40,14 @@ def _why_not_opset(node: Node, options: QuantizeWeights, half: bool) -> str:
     return ""
 
 
-def _why_not_nbits(found: Product, target: str) -> str:
+def _why_not_nbits(found: Product, options: QuantizeWeights, target: str) -> str:
     node = found.node
     if target != "onnxruntime":
         return "MatMulNBits is ONNX Runtime's own operator: target onnxruntime, or format=dequantize"
     if node.graph.in_function:
         return "it is in a function, which may not import com.microsoft: run inline-functions first"
+    if options.accuracy_level == 4 and not options.symmetric and found.weight.graph is not node.graph:
+        return "ONNX Runtime 1.23 loses zero points of an outer scope at accuracy_level 4: symmetric=true has none"
     bias = node.input(2) if node.op == "Gemm" else None
     beta = float(node.attr("beta", 1.0)) if bias is not None else 1.0
     if bias is not None and not bias.is_const and beta != 1.0:

@@ -14,7 +14,9 @@ Methods: "rtn" rounds to nearest, "gptq" compensates errors (`_gptq`), "awq" sca
 Runtime's quantizer; `search` looks for the scale of least error (`_rtn`), weighted by the statistics if given.
 docs/weight-only.md has figures.
 
-Guards: MatMul or Gemm with a constant matrix of float32 or float16, finite, with enough weights for it to pay.
+Guards: MatMul or Gemm with a constant matrix of float32 or float16, finite, with enough weights for it to pay;
+MatMulNBits with zero points and accuracy_level 4 where the weight is in the same scope, since ONNX Runtime 1.23
+computes without the zero points of an outer one.
 """
 
 from __future__ import annotations
